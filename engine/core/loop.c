@@ -1,0 +1,288 @@
+#include "core/loop.h"
+
+#include "core/arena.h"
+
+#include <assert.h>
+#include <event2/event.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SIGNALS_MAX = 8 };
+
+static struct event_base *base;
+static struct {
+    int signo;
+    void (*fn)(void *, int);
+    void *ctx;
+} signals[SIGNALS_MAX];
+static int signal_count, signal_fd = -1;
+static sigset_t signal_set;
+static struct watch *signal_watch;
+static void (*turn_fn)(void *);
+static void *turn_ctx;
+static bool stopping;
+static uint64_t cached_ms;
+
+struct timer {
+    struct event *ev;
+    void (*fn)(void *);
+    void *ctx;
+};
+
+struct watch {
+    struct event *ev;
+    int fd, what;
+    void (*fn)(void *, int);
+    void *ctx;
+};
+
+struct deferred {
+    struct deferred *next;
+    void (*fn)(void *);
+    void *ctx;
+};
+
+static struct deferred *defer_first, **defer_last = &defer_first;
+static struct event *defer_ev;
+
+static void run_deferred(evutil_socket_t fd, short what, void *ctx)
+{
+    (void)fd, (void)what, (void)ctx;
+    struct deferred *d = defer_first;
+    defer_first = NULL;
+    defer_last = &defer_first;
+    while (d != NULL) {
+        struct deferred *next = d->next;
+        d->fn(d->ctx);
+        free(d);
+        d = next;
+    }
+}
+
+void loop_init(void)
+{
+    if (base != NULL)
+        loop_free();
+    base = event_base_new();
+    if (base == NULL)
+        abort();
+    defer_ev = event_new(base, -1, 0, run_deferred, NULL);
+    stopping = false;
+    cached_ms = 0;
+}
+
+void loop_free(void)
+{
+    if (base == NULL)
+        return;
+    watch_free(&signal_watch);
+    if (signal_fd >= 0)
+        close(signal_fd);
+    signal_fd = -1;
+    signal_count = 0;
+    sigprocmask(SIG_UNBLOCK, &signal_set, NULL);
+    sigemptyset(&signal_set);
+    event_free(defer_ev);
+    while (defer_first != NULL) {
+        struct deferred *next = defer_first->next;
+        free(defer_first);
+        defer_first = next;
+    }
+    defer_last = &defer_first;
+    event_base_free(base);
+    base = NULL;
+}
+
+struct event_base *loop_base(void)
+{
+    return base;
+}
+
+uint64_t loop_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t loop_ms(void)
+{
+    return cached_ms ? cached_ms : loop_ns() / 1000000u;
+}
+
+void loop_on_turn(void (*fn)(void *), void *ctx)
+{
+    turn_fn = fn;
+    turn_ctx = ctx;
+}
+
+void loop_run(void)
+{
+    stopping = false;
+    while (!stopping) {
+        cached_ms = 0;
+        if (event_base_loop(base, EVLOOP_ONCE) != 0)
+            break;
+        if (turn_fn)
+            turn_fn(turn_ctx);
+    }
+}
+
+void loop_turn(void)
+{
+    event_base_loop(base, EVLOOP_NONBLOCK | EVLOOP_ONCE);
+    if (turn_fn)
+        turn_fn(turn_ctx);
+}
+
+void loop_stop(void)
+{
+    stopping = true;
+    event_base_loopbreak(base);
+}
+
+static void timer_fire(evutil_socket_t fd, short what, void *ctx)
+{
+    struct timer *t = ctx;
+    (void)fd, (void)what;
+    t->fn(t->ctx);
+}
+
+struct timer *timer_new(void (*fn)(void *), void *ctx)
+{
+    struct timer *t = xmalloc(sizeof *t);
+    t->fn = fn;
+    t->ctx = ctx;
+    t->ev = event_new(base, -1, 0, timer_fire, t);
+    return t;
+}
+
+void timer_set(struct timer *t, uint64_t ms)
+{
+    struct timeval tv = {(time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+    event_add(t->ev, &tv);
+}
+
+void timer_now(struct timer *t)
+{
+    event_active(t->ev, EV_TIMEOUT, 0);
+}
+
+void timer_stop(struct timer *t)
+{
+    event_del(t->ev);
+}
+
+void timer_free(struct timer **tp)
+{
+    struct timer *t = *tp;
+
+    *tp = NULL;
+    if (t == NULL)
+        return;
+    event_free(t->ev);
+    free(t);
+}
+
+static void watch_fire(evutil_socket_t fd, short what, void *ctx)
+{
+    struct watch *w = ctx;
+    (void)fd;
+    w->fn(w->ctx, (what & EV_READ ? WATCH_READ : 0) | (what & EV_WRITE ? WATCH_WRITE : 0));
+}
+
+struct watch *watch_new(int fd, void (*fn)(void *, int), void *ctx)
+{
+    struct watch *w = xcalloc(1, sizeof *w);
+    w->fd = fd;
+    w->fn = fn;
+    w->ctx = ctx;
+    w->ev = event_new(base, fd, EV_PERSIST, watch_fire, w);
+    return w;
+}
+
+void watch_set(struct watch *w, int what)
+{
+    if (what == w->what)
+        return;
+    event_del(w->ev);
+    w->what = what;
+    if (what == 0)
+        return;
+    event_assign(w->ev, base, w->fd,
+                 (short)(EV_PERSIST | (what & WATCH_READ ? EV_READ : 0) |
+                         (what & WATCH_WRITE ? EV_WRITE : 0)),
+                 watch_fire, w);
+    event_add(w->ev, NULL);
+}
+
+void watch_free(struct watch **wp)
+{
+    struct watch *w = *wp;
+
+    *wp = NULL;
+    if (w == NULL)
+        return;
+    event_free(w->ev);
+    free(w);
+}
+
+/* A signalfd rather than libevent's own handlers, which are one base a process and do not survive a
+ * fork. */
+static void on_signal_fd(void *ctx, int what)
+{
+    struct signalfd_siginfo info;
+
+    (void)ctx, (void)what;
+    while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+        for (int i = 0; i < signal_count; i++)
+            if (signals[i].signo == (int)info.ssi_signo)
+                signals[i].fn(signals[i].ctx, signals[i].signo);
+}
+
+void loop_on_signal(int signo, void (*fn)(void *, int), void *ctx)
+{
+    assert(signal_count < SIGNALS_MAX);
+    signals[signal_count].signo = signo;
+    signals[signal_count].fn = fn;
+    signals[signal_count++].ctx = ctx;
+    sigaddset(&signal_set, signo);
+    sigprocmask(SIG_BLOCK, &signal_set, NULL);
+    signal_fd = signalfd(signal_fd, &signal_set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (signal_fd < 0)
+        abort();
+    if (signal_watch == NULL) {
+        signal_watch = watch_new(signal_fd, on_signal_fd, NULL);
+        watch_set(signal_watch, WATCH_READ);
+    }
+}
+
+void loop_forget(void)
+{
+    /* Freeing the base would take the parent's descriptors out of the epoll set that both share. */
+    base = NULL;
+    signal_watch = NULL;
+    signal_count = 0;
+    if (signal_fd >= 0)
+        close(signal_fd);
+    signal_fd = -1;
+    sigprocmask(SIG_UNBLOCK, &signal_set, NULL);
+    sigemptyset(&signal_set);
+    defer_first = NULL;
+    defer_last = &defer_first;
+    turn_fn = NULL;
+}
+
+void loop_defer(void (*fn)(void *), void *ctx)
+{
+    struct deferred *d = xmalloc(sizeof *d);
+    d->next = NULL;
+    d->fn = fn;
+    d->ctx = ctx;
+    *defer_last = d;
+    defer_last = &d->next;
+    event_active(defer_ev, 0, 0);
+}
