@@ -45,21 +45,43 @@ struct deferred {
     void *ctx;
 };
 
-static struct deferred *defer_first, **defer_last = &defer_first;
-static struct event *defer_ev;
+struct deferred_list {
+    struct deferred *first, **last;
+    struct event *ev;
+};
+
+static struct deferred_list now_list, next_list;
+
+static void list_init(struct deferred_list *l)
+{
+    l->first = NULL;
+    l->last = &l->first;
+}
 
 static void run_deferred(evutil_socket_t fd, short what, void *ctx)
 {
-    (void)fd, (void)what, (void)ctx;
-    struct deferred *d = defer_first;
-    defer_first = NULL;
-    defer_last = &defer_first;
+    struct deferred_list *l = ctx;
+    struct deferred *d = l->first;
+
+    (void)fd, (void)what;
+    list_init(l);
     while (d != NULL) {
         struct deferred *next = d->next;
         d->fn(d->ctx);
         free(d);
         d = next;
     }
+}
+
+static void list_free(struct deferred_list *l)
+{
+    event_free(l->ev);
+    while (l->first != NULL) {
+        struct deferred *next = l->first->next;
+        free(l->first);
+        l->first = next;
+    }
+    list_init(l);
 }
 
 void loop_init(void)
@@ -69,7 +91,10 @@ void loop_init(void)
     base = event_base_new();
     if (base == NULL)
         abort();
-    defer_ev = event_new(base, -1, 0, run_deferred, NULL);
+    list_init(&now_list);
+    list_init(&next_list);
+    now_list.ev = event_new(base, -1, 0, run_deferred, &now_list);
+    next_list.ev = event_new(base, -1, 0, run_deferred, &next_list);
     stopping = false;
     cached_ms = 0;
 }
@@ -85,13 +110,8 @@ void loop_free(void)
     signal_count = 0;
     sigprocmask(SIG_UNBLOCK, &signal_set, NULL);
     sigemptyset(&signal_set);
-    event_free(defer_ev);
-    while (defer_first != NULL) {
-        struct deferred *next = defer_first->next;
-        free(defer_first);
-        defer_first = next;
-    }
-    defer_last = &defer_first;
+    list_free(&now_list);
+    list_free(&next_list);
     event_base_free(base);
     base = NULL;
 }
@@ -271,18 +291,30 @@ void loop_forget(void)
     signal_fd = -1;
     sigprocmask(SIG_UNBLOCK, &signal_set, NULL);
     sigemptyset(&signal_set);
-    defer_first = NULL;
-    defer_last = &defer_first;
     turn_fn = NULL;
+}
+
+static void list_add(struct deferred_list *l, void (*fn)(void *), void *ctx)
+{
+    struct deferred *d = xmalloc(sizeof *d);
+
+    d->next = NULL;
+    d->fn = fn;
+    d->ctx = ctx;
+    *l->last = d;
+    l->last = &d->next;
 }
 
 void loop_defer(void (*fn)(void *), void *ctx)
 {
-    struct deferred *d = xmalloc(sizeof *d);
-    d->next = NULL;
-    d->fn = fn;
-    d->ctx = ctx;
-    *defer_last = d;
-    defer_last = &d->next;
-    event_active(defer_ev, 0, 0);
+    list_add(&now_list, fn, ctx);
+    event_active(now_list.ev, 0, 0);
+}
+
+void loop_next(void (*fn)(void *), void *ctx)
+{
+    struct timeval zero = {0, 0};
+
+    list_add(&next_list, fn, ctx);
+    event_add(next_list.ev, &zero); /* a timer: libevent polls before it fires */
 }

@@ -48,5 +48,7 @@ void watch_free(struct watch **w);
 /* Signals, delivered as callbacks on the loop. */
 void loop_on_signal(int signo, void (*fn)(void *ctx, int signo), void *ctx);
 
-/* Runs fn(ctx) in the next turn. */
+/* Runs fn(ctx) in this turn, when the callbacks that are due have run: wake-ups. */
 void loop_defer(void (*fn)(void *ctx), void *ctx);
+/* Runs fn(ctx) in the next turn, after descriptors were looked at: for work that goes on and on. */
+void loop_next(void (*fn)(void *ctx), void *ctx);

@@ -214,7 +214,7 @@ void task_yield(void)
 {
     struct task *t = current;
     t->queued = true;
-    loop_defer(run_queued, t);
+    loop_next(run_queued, t);
     t->woken = false;
     task_park();
 }

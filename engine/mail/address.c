@@ -9,8 +9,8 @@
 #include <string.h>
 
 enum { LOCAL_MAX = 64, LOCAL_UTF8_MAX = 255, DOMAIN_MAX = 255, LABEL_MAX = 63 };
-/* In lists: of a comment that serves as a name; of one route or of "@" signs in one address, so that
- * a line of nothing else stays linear. */
+/* In lists: of a comment that serves as a name; of one route or of "@" signs in one address, so
+ * that a line of nothing else stays linear. */
 enum { COMMENT_MAX = 200, ATS_MAX = 32 };
 
 static bool atext(char ch)
@@ -261,7 +261,8 @@ struct str domain_canonical(struct arena *a, struct str domain)
     uint8_t *out = NULL;
     struct str r;
     if (memchr(z, 0, domain.n) == NULL &&
-        idn2_lookup_u8((const uint8_t *)z, &out, IDN2_NFC_INPUT | IDN2_NONTRANSITIONAL) == IDN2_OK) {
+        idn2_lookup_u8((const uint8_t *)z, &out, IDN2_NFC_INPUT | IDN2_NONTRANSITIONAL) ==
+            IDN2_OK) {
         r = arena_lower(a, str_of((const char *)out));
         idn2_free(out);
         return r;

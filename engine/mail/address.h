@@ -1,8 +1,8 @@
 /* Addresses: the paths of SMTP (RFC 5321 4.1.2, 4.1.3, 4.5.3.1; RFC 6531) and the address lists of
  * header fields (RFC 5322 3.4 with the obsolete forms of 4.4).
  *
- * Paths are parsed strictly: what is refused here never reaches routing.  Lists are parsed leniently
- * and in linear time: whatever stands in a header gives some list. */
+ * Paths are parsed strictly: what is refused here never reaches routing.  Lists are parsed
+ * leniently and in linear time: whatever stands in a header gives some list. */
 #pragma once
 
 #include "core/arena.h"
@@ -25,7 +25,8 @@ enum {
 };
 
 /* The path at the start of `s`, blanks before it allowed; a source route is checked and dropped.
- * `rest_r` is what follows.  SYNTAX with a text that may be shown to the client; LIMIT for lengths. */
+ * `rest_r` is what follows.  SYNTAX with a text that may be shown to the client; LIMIT for lengths.
+ */
 int address_path(struct arena *a, struct str s, unsigned flags, struct address *r,
                  struct str *rest_r, struct err *e);
 /* A whole "local@domain" and nothing else (settings, mappings, headers). */
@@ -45,7 +46,8 @@ enum list_kind { LIST_MAILBOX, LIST_GROUP, LIST_GROUP_END };
 struct list_entry {
     struct list_entry *next;
     enum list_kind kind;
-    struct str name;   /* display name or group name, unquoted, encoded words left raw; p NULL: none */
+    struct str
+        name; /* display name or group name, unquoted, encoded words left raw; p NULL: none */
     struct str route;  /* "@a,@b" of an obsolete route, else p == NULL */
     struct str local;  /* unquoted */
     struct str domain; /* may be empty: the input had none */

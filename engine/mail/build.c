@@ -128,7 +128,9 @@ static struct str safe(struct arena *a, struct str s, bool blanks)
     size_t n = 0;
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.p[i];
-        out[n++] = (c <= ' ' && !(c == ' ' && blanks)) || c == 127 || strchr("()<>;\"\\", c) ? '?' : (char)c;
+        out[n++] = (c <= ' ' && !(c == ' ' && blanks)) || c == 127 || strchr("()<>;\"\\", c)
+                       ? '?'
+                       : (char)c;
     }
     out[n] = '\0';
     return (struct str){out, n};
@@ -147,8 +149,8 @@ bool build_received(struct buf *b, const struct build_received *r)
     bool ok = buf_printf(b, "Received: from %.*s (%.*s [%s%.*s])\r\n", STR_ARG(helo),
                          STR_ARG(reverse), six ? "IPv6:" : "", STR_ARG(r->peer)) &&
               buf_printf(b, "\tby %.*s with %s%s%s id %.*s", STR_ARG(r->host), with,
-                         ext && r->with & WITH_TLS ? "S" : "", ext && r->with & WITH_AUTH ? "A" : "",
-                         STR_ARG(r->trace));
+                         ext && r->with & WITH_TLS ? "S" : "",
+                         ext && r->with & WITH_AUTH ? "A" : "", STR_ARG(r->trace));
     if (ok && r->tls.n)
         ok = buf_printf(b, "\r\n\t(%.*s)", STR_ARG(safe(a, r->tls, true)));
     if (ok && r->rcpt.n)

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* "Name: value" CRLF, folded at blanks to 78 columns where possible.  Line ends and NUL in the value
- * become blanks: a value can never start another field. */
+/* "Name: value" CRLF, folded at blanks to 78 columns where possible.  Line ends and NUL in the
+ * value become blanks: a value can never start another field. */
 bool build_field(struct buf *b, const char *name, struct str value);
 /* The same for UTF-8 text (Subject, Comments): encoded words where needed. */
 bool build_text_field(struct buf *b, const char *name, struct str utf8);

@@ -103,20 +103,38 @@ struct str utf8_clean(struct arena *a, struct str s)
     return (struct str){out, n};
 }
 
-/* Names that mail uses and iconv does not know, or that iconv reads more narrowly than senders do. */
+/* Names that mail uses and iconv does not know, or that iconv reads more narrowly than senders do.
+ */
 static const struct {
     const char *mail, *iconv;
 } aliases[] = {
-    {"us-ascii", "UTF-8"},          {"ascii", "UTF-8"},         {"utf8", "UTF-8"},
-    {"utf-8", "UTF-8"},             {"unicode-1-1-utf-8", "UTF-8"},
-    {"iso-8859-1", "WINDOWS-1252"}, {"latin1", "WINDOWS-1252"}, {"iso8859-1", "WINDOWS-1252"},
-    {"ansi_x3.4-1968", "UTF-8"},    {"gb2312", "GB18030"},      {"gbk", "GB18030"},
-    {"gb_2312-80", "GB18030"},      {"ks_c_5601-1987", "CP949"}, {"euc-kr", "CP949"},
-    {"ks_c_5601", "CP949"},         {"shift_jis", "CP932"},     {"x-sjis", "CP932"},
-    {"iso-8859-8-i", "ISO-8859-8"}, {"iso-8859-6-i", "ISO-8859-6"},
-    {"x-mac-roman", "MACINTOSH"},   {"unicode", "UTF-16"},      {"x-unknown", "UTF-8"},
-    {"unknown-8bit", "UTF-8"},      {"default", "UTF-8"},       {"x-gbk", "GB18030"},
-    {"tis-620", "CP874"},           {"iso-8859-9", "WINDOWS-1254"},
+    {"us-ascii", "UTF-8"},
+    {"ascii", "UTF-8"},
+    {"utf8", "UTF-8"},
+    {"utf-8", "UTF-8"},
+    {"unicode-1-1-utf-8", "UTF-8"},
+    {"iso-8859-1", "WINDOWS-1252"},
+    {"latin1", "WINDOWS-1252"},
+    {"iso8859-1", "WINDOWS-1252"},
+    {"ansi_x3.4-1968", "UTF-8"},
+    {"gb2312", "GB18030"},
+    {"gbk", "GB18030"},
+    {"gb_2312-80", "GB18030"},
+    {"ks_c_5601-1987", "CP949"},
+    {"euc-kr", "CP949"},
+    {"ks_c_5601", "CP949"},
+    {"shift_jis", "CP932"},
+    {"x-sjis", "CP932"},
+    {"iso-8859-8-i", "ISO-8859-8"},
+    {"iso-8859-6-i", "ISO-8859-6"},
+    {"x-mac-roman", "MACINTOSH"},
+    {"unicode", "UTF-16"},
+    {"x-unknown", "UTF-8"},
+    {"unknown-8bit", "UTF-8"},
+    {"default", "UTF-8"},
+    {"x-gbk", "GB18030"},
+    {"tis-620", "CP874"},
+    {"iso-8859-9", "WINDOWS-1254"},
 };
 
 /* False: nothing iconv may see.  A slash would reach iconv's options. */
@@ -141,8 +159,8 @@ static bool iconv_name(struct str name, char out[64])
     return true;
 }
 
-/* Opening a converter loads its table; those used last stay open.  Work threads convert too, so each
- * thread has its own. */
+/* Opening a converter loads its table; those used last stay open.  Work threads convert too, so
+ * each thread has its own. */
 enum { CACHED = 6 };
 static _Thread_local struct {
     char name[64];

@@ -84,11 +84,11 @@ static bool zone_of(struct str w, int *zone_r)
     static const struct {
         const char *name;
         int minutes;
-    } zones[] = {{"UT", 0},      {"UTC", 0},    {"GMT", 0},    {"Z", 0},      {"EST", -300},
-                 {"EDT", -240},  {"CST", -360}, {"CDT", -300}, {"MST", -420}, {"MDT", -360},
-                 {"PST", -480},  {"PDT", -420}, {"BST", 60},   {"CET", 60},   {"MET", 60},
-                 {"CEST", 120},  {"MEST", 120}, {"EET", 120},  {"EEST", 180}, {"MSK", 180},
-                 {"JST", 540},   {"WET", 0},    {"WEST", 60}};
+    } zones[] = {{"UT", 0},     {"UTC", 0},    {"GMT", 0},    {"Z", 0},      {"EST", -300},
+                 {"EDT", -240}, {"CST", -360}, {"CDT", -300}, {"MST", -420}, {"MDT", -360},
+                 {"PST", -480}, {"PDT", -420}, {"BST", 60},   {"CET", 60},   {"MET", 60},
+                 {"CEST", 120}, {"MEST", 120}, {"EET", 120},  {"EEST", 180}, {"MSK", 180},
+                 {"JST", 540},  {"WET", 0},    {"WEST", 60}};
     for (size_t i = 0; i < sizeof zones / sizeof *zones; i++)
         if (str_eqiz(w, zones[i].name)) {
             *zone_r = zones[i].minutes;
@@ -104,8 +104,8 @@ static bool make(int year, int month, int day, int h, int m, int s, int zone, in
     if (month < 1 || month > 12 || day < 1 || day > length[month - 1] || year < 0 || year > 9999 ||
         h < 0 || h > 24 || m < 0 || m > 59 || s < 0 || s > 60)
         return false;
-    *ms_r = (date_days(year, month, day) * 86400 + h * 3600 + m * 60 + s - (int64_t)zone * 60) *
-            1000;
+    *ms_r =
+        (date_days(year, month, day) * 86400 + h * 3600 + m * 60 + s - (int64_t)zone * 60) * 1000;
     return true;
 }
 
@@ -195,7 +195,8 @@ bool date_parse(struct str s, int64_t *ms_r, int *zone_r)
             break;
         if (w.n > 1 && w.p[0] == '-' && day >= 0 && (month == 0 || year < 0) && h < 0)
             w = str_from(w, 1); /* the middle and the end of 1-Nov-2024 */
-        if (h < 0 && ascii_digit(w.p[0]) && (str_chr(w, ':') > 0 || (year >= 0 && str_chr(w, '.') > 0))) {
+        if (h < 0 && ascii_digit(w.p[0]) &&
+            (str_chr(w, ':') > 0 || (year >= 0 && str_chr(w, '.') > 0))) {
             if (!clock_of(w, &h, &m, &sec))
                 return false;
         } else if (number(w, &v)) {

@@ -19,7 +19,8 @@ bool date_parse(struct str s, int64_t *ms_r, int *zone_r);
 /* "Fri, 1 Nov 2024 09:05:00 +0100".  Returns a slice of `out`. */
 struct str date_emit(char out[DATE_TEXT], int64_t ms, int zone);
 
-/* "dd-Mon-yyyy hh:mm:ss +zzzz" without its quotes; the day may be one digit with a leading blank. */
+/* "dd-Mon-yyyy hh:mm:ss +zzzz" without its quotes; the day may be one digit with a leading blank.
+ */
 bool date_imap_parse(struct str s, int64_t *ms_r);
 struct str date_imap_emit(char out[DATE_TEXT], int64_t ms, int zone);
 

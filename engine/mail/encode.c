@@ -322,8 +322,7 @@ static bool word_at(struct str s, struct word *w)
             return true;
         }
         if (i > WORD_MAX || rest.p[i] == '\n' ||
-            (rest.p[i] == '=' && rest.p[i + 1] == '?' && i + 2 < rest.n &&
-                           rest.p[i + 2] != '='))
+            (rest.p[i] == '=' && rest.p[i + 1] == '?' && i + 2 < rest.n && rest.p[i + 2] != '='))
             return false;
     }
     return false;

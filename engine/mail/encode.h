@@ -1,6 +1,6 @@
 /* Transfer encodings (RFC 2045 6), encoded words (RFC 2047) and the modified UTF-7 of IMAP mailbox
- * names (RFC 3501 5.1.3).  Decoders of message content are lenient and never fail; those of protocol
- * data are strict. */
+ * names (RFC 3501 5.1.3).  Decoders of message content are lenient and never fail; those of
+ * protocol data are strict. */
 #pragma once
 
 #include "core/arena.h"
@@ -24,11 +24,11 @@ enum transfer { TRANSFER_NONE, TRANSFER_BASE64, TRANSFER_QP };
 enum transfer transfer_of(struct str value);
 struct transfer_decoder {
     enum transfer kind;
-    uint32_t acc;     /* base64: bits waiting */
-    unsigned n;       /* base64: characters waiting; QP: bytes of an escape waiting */
-    char wait[2];     /* QP */
-    uint32_t blanks;  /* QP: blanks that may turn out to end a line */
-    bool end;         /* base64: padding seen */
+    uint32_t acc;    /* base64: bits waiting */
+    unsigned n;      /* base64: characters waiting; QP: bytes of an escape waiting */
+    char wait[2];    /* QP */
+    uint32_t blanks; /* QP: blanks that may turn out to end a line */
+    bool end;        /* base64: padding seen */
 };
 size_t transfer_feed(struct transfer_decoder *d, struct str in, bool last, char *out);
 /* The whole of a content. */

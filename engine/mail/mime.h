@@ -1,9 +1,9 @@
 /* MIME structure: a tree of parts with their places in the body (RFC 2045, 2046, 2183, 2231, 3282).
  *
  * The parser takes a body in pieces of any size, so a message of hundreds of megabytes is indexed
- * while it passes; it keeps part headers and nothing of the contents.  Time is linear for any input.
- * All offsets count from the start of the body (behind the header section of the message): they stay
- * true when trace lines are put on top.
+ * while it passes; it keeps part headers and nothing of the contents.  Time is linear for any
+ * input. All offsets count from the start of the body (behind the header section of the message):
+ * they stay true when trace lines are put on top.
  *
  * Parts past MIME_PARTS_MAX belong to the one before; a multipart or message/rfc822 deeper than
  * MIME_DEPTH_MAX is a leaf. */
@@ -16,7 +16,8 @@
 #include <stdint.h>
 
 struct mime_param {
-    struct str name;  /* as written; with '*' at its end when `value` is of RFC 2231's extended form */
+    struct str
+        name; /* as written; with '*' at its end when `value` is of RFC 2231's extended form */
     struct str value; /* unquoted, continuations joined */
 };
 struct mime_params {
@@ -28,7 +29,7 @@ enum mime_kind { MIME_LEAF, MIME_MULTIPART, MIME_MESSAGE };
 
 struct mime_part {
     struct mime_part *parent, *first, *next;
-    uint32_t children;            /* MIME_MESSAGE: 1, the message inside */
+    uint32_t children; /* MIME_MESSAGE: 1, the message inside */
     enum mime_kind kind;
     /* Header fields; empty when absent.  type and subtype are never empty. */
     struct str type, subtype;
@@ -39,8 +40,9 @@ struct mime_part {
     /* Places in the body.  The root's header is the message's own: its header_* are 0. */
     uint64_t header_start, header_end; /* header_end is behind the empty line */
     uint64_t body_start, body_end;
-    uint32_t lines;               /* of the body */
-    /* Of the message in a MIME_MESSAGE: its header section, or the fields that an envelope shows. */
+    uint32_t lines; /* of the body */
+    /* Of the message in a MIME_MESSAGE: its header section, or the fields that an envelope shows.
+     */
     struct str envelope;
 };
 
@@ -53,8 +55,8 @@ struct mime_part *mime_end(struct mime_parser **p);
 /* All at once. */
 struct mime_part *mime_parse(struct arena *a, struct str head, struct str body);
 
-/* Fills type, params, encoding ... of `part` from a header section.  `digest`: of a multipart/digest,
- * whose parts are messages by default. */
+/* Fills type, params, encoding ... of `part` from a header section.  `digest`: of a
+ * multipart/digest, whose parts are messages by default. */
 void mime_fields(struct arena *a, struct mime_part *part, struct str head, bool digest);
 
 /* A parameter's raw value, p == NULL when absent; and decoded to UTF-8 by RFC 2231, or by RFC 2047

@@ -36,8 +36,8 @@ static bool put_params(struct buf *b, const struct mime_params *p)
 
 struct str structure_envelope_fields(struct arena *a, struct str head)
 {
-    static const char *const wanted[] = {"Date", "Subject", "From",       "Sender",    "Reply-To",
-                                         "To",   "Cc",      "Bcc",        "In-Reply-To", "Message-ID"};
+    static const char *const wanted[] = {"Date", "Subject", "From", "Sender",      "Reply-To",
+                                         "To",   "Cc",      "Bcc",  "In-Reply-To", "Message-ID"};
     struct header_field f;
     size_t at = 0, n = 0;
     char *out = arena_alloc(a, head.n < ENVELOPE_MAX ? head.n + 1 : ENVELOPE_MAX);

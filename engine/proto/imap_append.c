@@ -1,5 +1,5 @@
-/* APPEND (RFC 3501 6.3.11, RFC 4315 3, RFC 7889): the message streams from the client into the store;
- * the connection is read only as fast as the store takes it. */
+/* APPEND (RFC 3501 6.3.11, RFC 4315 3, RFC 7889): the message streams from the client into the
+ * store; the connection is read only as fast as the store takes it. */
 #include "core/limits.h"
 #include "core/log.h"
 #include "mail/date.h"
@@ -71,7 +71,8 @@ static int take(struct append *p, struct str bytes)
     return bytes.n ? stage_add(p->stage, bytes, &p->e) : 0;
 }
 
-/* Moves `left` bytes of the literal; with p NULL they are thrown away.  False: the client is gone. */
+/* Moves `left` bytes of the literal; with p NULL they are thrown away.  False: the client is gone.
+ */
 static bool receive(struct imap_session *s, struct append *p, uint64_t left, bool *failed)
 {
     while (left > 0) {

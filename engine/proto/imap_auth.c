@@ -1,4 +1,5 @@
-/* CAPABILITY, NOOP, LOGOUT, ID, STARTTLS, LOGIN, AUTHENTICATE (RFC 3501 6.1, 6.2; RFC 2971, 4959). */
+/* CAPABILITY, NOOP, LOGOUT, ID, STARTTLS, LOGIN, AUTHENTICATE (RFC 3501 6.1, 6.2; RFC 2971, 4959).
+ */
 #include "core/log.h"
 #include "core/loop.h"
 #include "core/shm.h"
@@ -103,7 +104,8 @@ void imap_id(struct imap_session *s, struct imap_in *in)
     struct buf b;
     buf_init(&b, 1024);
     imap_put_string(&b, setting_str("server.product"));
-    imap_untagged(s, "ID (\"name\" %.*s \"version\" \"" MOONPOST_VERSION "\")", STR_ARG(buf_str(&b)));
+    imap_untagged(s, "ID (\"name\" %.*s \"version\" \"" MOONPOST_VERSION "\")",
+                  STR_ARG(buf_str(&b)));
     buf_free(&b);
     imap_ok(s, "ID completed");
 }
@@ -243,8 +245,8 @@ void imap_authenticate(struct imap_session *s, struct imap_in *in)
     if (!imap_end(in) || tls_missing(s))
         return;
     bool plain = plain_allowed(s);
-    s->sasl = sasl_new(mechanism, ACCESS_IMAP, stream_peer_text(s->stream), stream_is_tls(s->stream),
-                       plain);
+    s->sasl = sasl_new(mechanism, ACCESS_IMAP, stream_peer_text(s->stream),
+                       stream_is_tls(s->stream), plain);
     if (s->sasl == NULL) {
         if (!plain && !stream_is_tls(s->stream))
             imap_no(s, "[PRIVACYREQUIRED] This mechanism is not offered without TLS");

@@ -45,16 +45,17 @@ enum { DATE, SUBJECT, FROM, SENDER, REPLY_TO, TO, CC, BCC, IN_REPLY_TO, MESSAGE_
 
 void imap_put_envelope(struct buf *b, struct arena *a, struct str head)
 {
-    static const char *const names[FIELDS] = {"Date", "Subject", "From",        "Sender",    "Reply-To",
-                                              "To",   "Cc",      "Bcc",         "In-Reply-To", "Message-ID"};
+    static const char *const names[FIELDS] = {"Date",        "Subject",   "From", "Sender",
+                                              "Reply-To",    "To",        "Cc",   "Bcc",
+                                              "In-Reply-To", "Message-ID"};
     struct str value[FIELDS] = {{NULL, 0}};
     struct list_entry *list[FIELDS] = {NULL};
     struct header_field f;
     size_t at = 0;
     unsigned repeats = 0;
 
-    /* One pass: a head may have thousands of fields.  The first of each name counts, but several To,
-     * Cc and Bcc, though forbidden, are all shown. */
+    /* One pass: a head may have thousands of fields.  The first of each name counts, but several
+     * To, Cc and Bcc, though forbidden, are all shown. */
     while (header_next(head, &at, &f)) {
         for (unsigned i = 0; i < FIELDS; i++) {
             if (f.name.n == 0 || !str_eqiz(f.name, names[i]))

@@ -17,12 +17,12 @@
 #include <string.h>
 
 enum {
-    CHUNK = 256,                    /* messages looked at together */
-    CHUNK_BYTES = 2 * 1024 * 1024,  /* of whole messages in memory */
-    WHOLE_MAX = 256 * 1024,         /* larger messages are read in pieces */
+    CHUNK = 256,                   /* messages looked at together */
+    CHUNK_BYTES = 2 * 1024 * 1024, /* of whole messages in memory */
+    WHOLE_MAX = 256 * 1024,        /* larger messages are read in pieces */
     PIECE = BODY_PART,
     OUT_FLUSH = 32 * 1024,
-    OUT_MAX = 48 * 1024 * 1024      /* one response but the literals of large messages */
+    OUT_MAX = 48 * 1024 * 1024 /* one response but the literals of large messages */
 };
 
 enum { NEED_REF = 1, NEED_HEAD = 2, NEED_TREE = 4, NEED_BODY = 8 };
@@ -30,7 +30,7 @@ enum { NEED_REF = 1, NEED_HEAD = 2, NEED_TREE = 4, NEED_BODY = 8 };
 struct message {
     uint32_t index;
     struct view_ref ref;
-    struct str whole;       /* p == NULL: not in memory */
+    struct str whole; /* p == NULL: not in memory */
     struct str head;
     uint64_t head_size;
     struct mime_part *root;
@@ -41,12 +41,12 @@ struct fetch {
     struct imap_session *s;
     struct imap_fetch what;
     unsigned need;
-    bool seen;              /* reading sets \Seen */
-    struct arena *a;        /* of the chunk */
+    bool seen;       /* reading sets \Seen */
+    struct arena *a; /* of the chunk */
     struct buf out;
     uint64_t since;
-    bool missing;           /* a message was gone */
-    bool broken;            /* the connection cannot go on */
+    bool missing; /* a message was gone */
+    bool broken;  /* the connection cannot go on */
     struct err e;
 };
 
@@ -112,7 +112,8 @@ static int load_large(struct fetch *f, struct message *m, bool tree)
     m->head_size = info.head_size;
     if (!tree && !(f->need & NEED_HEAD))
         return 0;
-    if (m->head.p == NULL && message_read(m->ref.head, 0, info.head_size, f->a, &m->head, &f->e) != 0)
+    if (m->head.p == NULL &&
+        message_read(m->ref.head, 0, info.head_size, f->a, &m->head, &f->e) != 0)
         return -1;
     if (tree) {
         m->root = structure_unpack(f->a, info.structure, m->head);
@@ -226,8 +227,8 @@ static int load(struct fetch *f, struct message *v, uint32_t n)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-/* Bytes of a message that is not in memory, as they pass.  The announced count must be met: when the
- * database fails in between, only the end of the connection can tell the client. */
+/* Bytes of a message that is not in memory, as they pass.  The announced count must be met: when
+ * the database fails in between, only the end of the connection can tell the client. */
 static void pass_through(struct fetch *f, const struct message *m, uint64_t start, uint64_t length)
 {
     struct arena *scratch = arena_new(PIECE + 4096);
@@ -235,7 +236,8 @@ static void pass_through(struct fetch *f, const struct message *m, uint64_t star
     while (length > 0 && !f->broken) {
         struct str piece;
         uint64_t n = imap_piece(m->head_size, start);
-        if (message_read(m->ref.head, start, length < n ? length : n, scratch, &piece, &f->e) != 0 ||
+        if (message_read(m->ref.head, start, length < n ? length : n, scratch, &piece, &f->e) !=
+                0 ||
             piece.n == 0) {
             log_warn("imap", "%s: message became unreadable within a response: %s", f->s->user,
                      f->e.text);
@@ -362,7 +364,8 @@ static void mark_seen(struct fetch *f, const struct message *v, uint32_t n, bool
             index[k++] = v[i].index;
             marked[i] = true;
         }
-    if (k && view_store(view, index, k, STORE_ADD, FLAG_SEEN, NULL, 0, 0, f->a, NULL, NULL, &e) != 0) {
+    if (k &&
+        view_store(view, index, k, STORE_ADD, FLAG_SEEN, NULL, 0, 0, f->a, NULL, NULL, &e) != 0) {
         log_info("imap", "%s: cannot mark as seen: %s", f->s->user, e.text);
         memset(marked, 0, n * sizeof *marked);
     }
@@ -385,7 +388,8 @@ static uint32_t chunk_size(const struct fetch *f, const struct view_ref *refs, u
     return k;
 }
 
-static int fetch_chunk(struct fetch *f, const uint32_t *index, const struct view_ref *refs, uint32_t n)
+static int fetch_chunk(struct fetch *f, const uint32_t *index, const struct view_ref *refs,
+                       uint32_t n)
 {
     struct message *v = ARENA_ARRAY(f->a, struct message, n);
     bool *marked = ARENA_ARRAY(f->a, bool, n);
@@ -448,16 +452,17 @@ void imap_fetch(struct imap_session *s, struct imap_in *in)
     struct fetch f = {.s = s, .e = ERR_INIT};
     uint32_t *index, n;
 
-    if (!imap_space(in) || !imap_set(in, &set) || !imap_space(in) || !imap_fetch_items(in, &f.what) ||
-        !imap_end(in) || !imap_messages(s, in, &set, &index, &n))
+    if (!imap_space(in) || !imap_set(in, &set) || !imap_space(in) ||
+        !imap_fetch_items(in, &f.what) || !imap_end(in) || !imap_messages(s, in, &set, &index, &n))
         return;
     f.need = needs(&f.what);
     for (const struct imap_section *x = f.what.sections; x && !s->view->readonly; x = x->next)
         f.seen |= !x->peek;
     bool counted = f.need & (NEED_HEAD | NEED_TREE | NEED_BODY) && n > 1;
-    if (counted && !imap_count_wait(IMAP_COUNT_FETCH, s->account, (unsigned)setting_int("imap.max_fetches"),
-                                    (unsigned)setting_int("imap.max_fetches_per_user"),
-                                    (unsigned)setting_int("imap.fetch_wait"))) {
+    if (counted &&
+        !imap_count_wait(IMAP_COUNT_FETCH, s->account, (unsigned)setting_int("imap.max_fetches"),
+                         (unsigned)setting_int("imap.max_fetches_per_user"),
+                         (unsigned)setting_int("imap.fetch_wait"))) {
         imap_no(s, "[LIMIT] Too many current FETCHes active");
         return;
     }

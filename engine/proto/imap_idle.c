@@ -1,5 +1,5 @@
-/* IDLE (RFC 2177): while it lasts the session has no task; each change the bus tells of starts a short
- * one that looks and announces. */
+/* IDLE (RFC 2177): while it lasts the session has no task; each change the bus tells of starts a
+ * short one that looks and announces. */
 #include "core/loop.h"
 #include "proto/imap_int.h"
 #include "store/setting.h"

@@ -12,7 +12,7 @@ struct request {
     unsigned patterns;
     unsigned select;
     bool return_subscribed, extended;
-    bool root; /* an empty pattern: asks for the hierarchy delimiter */
+    bool root;       /* an empty pattern: asks for the hierarchy delimiter */
     unsigned status; /* STATUS_ bits to add */
 };
 
@@ -77,8 +77,8 @@ struct line {
     bool child_info;                /* a subscribed mailbox lies below (RFC 5258 4) */
 };
 
-static void put_line(struct imap_session *s, struct buf *b, const struct request *r, const char *verb,
-                     const struct line *l, bool lsub)
+static void put_line(struct imap_session *s, struct buf *b, const struct request *r,
+                     const char *verb, const struct line *l, bool lsub)
 {
     const struct mailbox_info *m = l->box;
 
@@ -126,9 +126,9 @@ static bool selected(const struct request *r, const struct mailbox_info *m, bool
 
 /* A parent whose name matches, while only something below it is wanted: LSUB "%" (RFC 3501 6.3.9)
  * and RECURSIVEMATCH. */
-static void parents(struct imap_session *s, struct buf *b, const struct request *r, const char *verb,
-                    const struct map *by_name, struct map *told, const struct mailbox_info *m,
-                    bool lsub)
+static void parents(struct imap_session *s, struct buf *b, const struct request *r,
+                    const char *verb, const struct map *by_name, struct map *told,
+                    const struct mailbox_info *m, bool lsub)
 {
     for (size_t i = 0; i < m->name.n; i++) {
         if (m->name.p[i] != '/')
@@ -177,7 +177,8 @@ static void run(struct imap_session *s, const struct request *r, const char *ver
             parents(s, &b, r, verb, by_name, told, &v[i], lsub);
         if (!matches(r, v[i].name))
             continue;
-        struct line l = {v[i].name, &v[i], r->select & SELECT_RECURSIVE && map_find(below, v[i].name)};
+        struct line l = {v[i].name, &v[i],
+                         r->select & SELECT_RECURSIVE && map_find(below, v[i].name)};
         put_line(s, &b, r, verb, &l, lsub);
         if (r->status && v[i].id && v[i].selectable) {
             struct mailbox_info m;
@@ -207,8 +208,10 @@ static bool selection_options(struct imap_in *in, struct request *r)
     static const struct {
         const char *name;
         unsigned bit;
-    } options[] = {{"SUBSCRIBED", SELECT_SUBSCRIBED}, {"REMOTE", SELECT_REMOTE},
-                   {"RECURSIVEMATCH", SELECT_RECURSIVE}, {"SPECIAL-USE", SELECT_SPECIAL}};
+    } options[] = {{"SUBSCRIBED", SELECT_SUBSCRIBED},
+                   {"REMOTE", SELECT_REMOTE},
+                   {"RECURSIVEMATCH", SELECT_RECURSIVE},
+                   {"SPECIAL-USE", SELECT_SPECIAL}};
 
     if (!imap_at(in, '('))
         return true;
@@ -225,7 +228,8 @@ static bool selection_options(struct imap_in *in, struct request *r)
             return false;
     }
     in->p++;
-    if (r->select & SELECT_RECURSIVE && !(r->select & ~(unsigned)(SELECT_RECURSIVE | SELECT_REMOTE)))
+    if (r->select & SELECT_RECURSIVE &&
+        !(r->select & ~(unsigned)(SELECT_RECURSIVE | SELECT_REMOTE)))
         return imap_bad(in, "RECURSIVEMATCH needs another selection option");
     return imap_space(in);
 }

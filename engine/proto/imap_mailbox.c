@@ -134,9 +134,10 @@ void imap_create(struct imap_session *s, struct imap_in *in)
         return;
     }
     if (mailbox_create(s->account, name, use, &e) != 0)
-        imap_fail(s, &e, e.cls == ERR_EXISTS ? "The mailbox exists already"
-                         : e.cls == ERR_LIMIT ? "Too many mailboxes"
-                                              : "Cannot create the mailbox");
+        imap_fail(s, &e,
+                  e.cls == ERR_EXISTS  ? "The mailbox exists already"
+                  : e.cls == ERR_LIMIT ? "Too many mailboxes"
+                                       : "Cannot create the mailbox");
     else
         imap_ok(s, "Create completed");
 }
@@ -182,9 +183,10 @@ void imap_rename(struct imap_session *s, struct imap_in *in)
         return;
     }
     if (mailbox_rename(s->account, from, to, &e) != 0)
-        imap_fail(s, &e, e.cls == ERR_NOTFOUND ? "No such mailbox"
-                         : e.cls == ERR_EXISTS ? "The new name exists already"
-                                               : "Cannot rename the mailbox");
+        imap_fail(s, &e,
+                  e.cls == ERR_NOTFOUND ? "No such mailbox"
+                  : e.cls == ERR_EXISTS ? "The new name exists already"
+                                        : "Cannot rename the mailbox");
     else
         imap_ok(s, "Rename completed");
 }
@@ -224,9 +226,9 @@ bool imap_status_items(struct imap_in *in, unsigned *items_r)
     static const struct {
         const char *name;
         unsigned bit;
-    } items[] = {{"MESSAGES", STATUS_MESSAGES},       {"RECENT", STATUS_RECENT},
-                 {"UIDNEXT", STATUS_UIDNEXT},         {"UIDVALIDITY", STATUS_UIDVALIDITY},
-                 {"UNSEEN", STATUS_UNSEEN},           {"SIZE", STATUS_SIZE}};
+    } items[] = {{"MESSAGES", STATUS_MESSAGES}, {"RECENT", STATUS_RECENT},
+                 {"UIDNEXT", STATUS_UIDNEXT},   {"UIDVALIDITY", STATUS_UIDVALIDITY},
+                 {"UNSEEN", STATUS_UNSEEN},     {"SIZE", STATUS_SIZE}};
 
     *items_r = 0;
     if (!imap_char(in, '('))

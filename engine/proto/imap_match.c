@@ -92,7 +92,8 @@ static enum imap_answer all_of(const struct imap_key *k, const struct view *v,
 }
 
 /* Depth is bounded by the parser. */
-enum imap_answer imap_match(const struct imap_key *k, const struct view *v, const struct imap_facts *f)
+enum imap_answer imap_match(const struct imap_key *k, const struct view *v,
+                            const struct imap_facts *f)
 {
     uint32_t flags = v->flags[f->index];
 
@@ -232,7 +233,8 @@ static void scan_fields(struct imap_scan *s, struct str head, bool outer)
 
     while (s->left && header_next(head, &at, &h)) {
         struct str v = utf8_fold(a, word_decode(a, h.value));
-        struct str text = arena_printf(a, "%.*s: %.*s", STR_ARG(arena_lower(a, h.name)), STR_ARG(v));
+        struct str text =
+            arena_printf(a, "%.*s: %.*s", STR_ARG(arena_lower(a, h.name)), STR_ARG(v));
         look(s, text, outer);
         arena_reset(a);
     }

@@ -10,13 +10,14 @@ enum imap_answer { MATCH_NO, MATCH_YES, MATCH_UNKNOWN };
 
 /* What is known of one message; a later field is set only when those before it are. */
 struct imap_facts {
-    uint32_t index;            /* in the view */
+    uint32_t index; /* in the view */
     const struct view_ref *ref;
-    struct str head;           /* p == NULL: not read */
-    const bool *text;          /* by slot of the BODY and TEXT keys; NULL: not read */
-    struct arena *a;           /* scratch for decoding */
+    struct str head;  /* p == NULL: not read */
+    const bool *text; /* by slot of the BODY and TEXT keys; NULL: not read */
+    struct arena *a;  /* scratch for decoding */
 };
-enum imap_answer imap_match(const struct imap_key *k, const struct view *v, const struct imap_facts *f);
+enum imap_answer imap_match(const struct imap_key *k, const struct view *v,
+                            const struct imap_facts *f);
 
 /* Resolves the sets of a tree against a view.  False: a message number is out of range. */
 bool imap_match_prepare(struct imap_key *k, const struct view *v, struct arena *a);

@@ -402,8 +402,8 @@ static uint32_t lower_bound(const uint32_t *uids, uint32_t count, uint64_t uid)
     return lo;
 }
 
-bool imap_set_resolve(const struct imap_set *set, bool by_uid, const uint32_t *uids,
-                      uint32_t count, struct arena *a, uint32_t **index_r, uint32_t *n_r)
+bool imap_set_resolve(const struct imap_set *set, bool by_uid, const uint32_t *uids, uint32_t count,
+                      struct arena *a, uint32_t **index_r, uint32_t *n_r)
 {
     struct imap_range *v = ARENA_ARRAY(a, struct imap_range, set->n + 1);
     uint32_t star = by_uid ? (count ? uids[count - 1] : 0) : count;

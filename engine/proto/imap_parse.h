@@ -1,6 +1,6 @@
-/* Parsing of IMAP commands (RFC 3501 9, RFC 4466): a cursor over one command as it came, literals in
- * their places ("{n}" CRLF and n bytes).  Nothing is allocated but what outlives the cursor, depth is
- * limited, and the first error's text stays in `bad` for the BAD response. */
+/* Parsing of IMAP commands (RFC 3501 9, RFC 4466): a cursor over one command as it came, literals
+ * in their places ("{n}" CRLF and n bytes).  Nothing is allocated but what outlives the cursor,
+ * depth is limited, and the first error's text stays in `bad` for the BAD response. */
 #pragma once
 
 #include "core/arena.h"
@@ -19,16 +19,16 @@ struct imap_in imap_in(struct arena *a, struct str command);
 /* Notes the first error; always false. */
 bool imap_bad(struct imap_in *in, const char *why);
 bool imap_at(const struct imap_in *in, char c); /* is this the next byte? */
-bool imap_end(struct imap_in *in);               /* must be the end */
+bool imap_end(struct imap_in *in);              /* must be the end */
 bool imap_at_end(const struct imap_in *in);
-bool imap_space(struct imap_in *in);             /* one blank (more are forgiven) */
+bool imap_space(struct imap_in *in); /* one blank (more are forgiven) */
 bool imap_char(struct imap_in *in, char c);
 /* Takes the word when it stands here, without case, and a delimiter or the end follows. */
 bool imap_word(struct imap_in *in, const char *word);
 
 bool imap_atom(struct imap_in *in, struct str *r);
 bool imap_tag(struct imap_in *in, struct str *r);
-bool imap_string(struct imap_in *in, struct str *r);  /* quoted or literal */
+bool imap_string(struct imap_in *in, struct str *r); /* quoted or literal */
 bool imap_astring(struct imap_in *in, struct str *r);
 bool imap_nstring(struct imap_in *in, struct str *r); /* NIL: p == NULL */
 bool imap_number(struct imap_in *in, uint32_t *r);
@@ -44,7 +44,7 @@ bool imap_list_mailbox(struct imap_in *in, struct str *utf8_r);
 bool imap_date(struct imap_in *in, int32_t *days_r);
 
 struct imap_flags {
-    uint32_t system;      /* FLAG_ bits */
+    uint32_t system; /* FLAG_ bits */
     struct str *keywords;
     uint32_t keyword_count;
 };
@@ -62,19 +62,31 @@ struct imap_set {
     uint32_t n;
 };
 bool imap_set(struct imap_in *in, struct imap_set *r);
-/* Marks what the set means among `count` messages: ascending indexes.  By UID: those that exist.  By
+/* Marks what the set means among `count` messages: ascending indexes.  By UID: those that exist. By
  * number: false when one is beyond count. */
-bool imap_set_resolve(const struct imap_set *set, bool by_uid, const uint32_t *uids,
-                      uint32_t count, struct arena *a, uint32_t **index_r, uint32_t *n_r);
+bool imap_set_resolve(const struct imap_set *set, bool by_uid, const uint32_t *uids, uint32_t count,
+                      struct arena *a, uint32_t **index_r, uint32_t *n_r);
 /* "1:3,7" of ascending numbers (COPYUID, SEARCH). */
 struct str imap_set_emit(struct arena *a, const uint32_t *v, uint32_t n);
 
 /* --- FETCH (RFC 3501 6.4.5) */
 enum {
-    FETCH_FLAGS = 1, FETCH_UID = 2, FETCH_DATE = 4, FETCH_SIZE = 8, FETCH_ENVELOPE = 16,
-    FETCH_BODY = 32, FETCH_STRUCTURE = 64
+    FETCH_FLAGS = 1,
+    FETCH_UID = 2,
+    FETCH_DATE = 4,
+    FETCH_SIZE = 8,
+    FETCH_ENVELOPE = 16,
+    FETCH_BODY = 32,
+    FETCH_STRUCTURE = 64
 };
-enum imap_what { SECTION_ALL, SECTION_HEADER, SECTION_FIELDS, SECTION_FIELDS_NOT, SECTION_TEXT, SECTION_MIME };
+enum imap_what {
+    SECTION_ALL,
+    SECTION_HEADER,
+    SECTION_FIELDS,
+    SECTION_FIELDS_NOT,
+    SECTION_TEXT,
+    SECTION_MIME
+};
 struct imap_section {
     struct imap_section *next;
     uint32_t *path;
@@ -94,26 +106,43 @@ bool imap_fetch_items(struct imap_in *in, struct imap_fetch *r);
 
 /* --- SEARCH (RFC 3501 6.4.4) */
 enum imap_key_type {
-    KEY_ALL, KEY_AND, KEY_OR, KEY_NOT, KEY_SET, KEY_UIDS, KEY_FLAG, KEY_KEYWORD, KEY_RECENT, KEY_LARGER,
-    KEY_SMALLER, KEY_BEFORE, KEY_ON, KEY_SINCE, KEY_SENTBEFORE, KEY_SENTON, KEY_SENTSINCE,
-    KEY_HEADER, KEY_BODY, KEY_TEXT
+    KEY_ALL,
+    KEY_AND,
+    KEY_OR,
+    KEY_NOT,
+    KEY_SET,
+    KEY_UIDS,
+    KEY_FLAG,
+    KEY_KEYWORD,
+    KEY_RECENT,
+    KEY_LARGER,
+    KEY_SMALLER,
+    KEY_BEFORE,
+    KEY_ON,
+    KEY_SINCE,
+    KEY_SENTBEFORE,
+    KEY_SENTON,
+    KEY_SENTSINCE,
+    KEY_HEADER,
+    KEY_BODY,
+    KEY_TEXT
 };
 struct imap_key {
     struct imap_key *next;  /* of the same AND */
     struct imap_key *child; /* AND, NOT, OR (its two) */
     enum imap_key_type type;
     struct imap_set set;
-    uint32_t flag;          /* FLAG, LARGER, SMALLER */
+    uint32_t flag; /* FLAG, LARGER, SMALLER */
     int32_t day;
-    struct str name;        /* HEADER: field; KEYWORD */
-    struct str text;        /* UTF-8, case-folded */
-    unsigned slot;          /* BODY and TEXT: number among them */
-    unsigned char *bits;    /* SET and UIDS once resolved against a view */
+    struct str name;     /* HEADER: field; KEYWORD */
+    struct str text;     /* UTF-8, case-folded */
+    unsigned slot;       /* BODY and TEXT: number among them */
+    unsigned char *bits; /* SET and UIDS once resolved against a view */
 };
 struct imap_search {
     struct imap_key *root; /* an AND */
     struct str charset;
     unsigned keys, text_keys;
-    bool bad_charset;      /* NO [BADCHARSET] */
+    bool bad_charset; /* NO [BADCHARSET] */
 };
 bool imap_search_keys(struct imap_in *in, struct imap_search *r);

@@ -97,7 +97,8 @@ static bool partial(struct imap_in *in, struct imap_section *s)
 
 static void label(struct imap_in *in, struct imap_section *s)
 {
-    static const char *const names[] = {"", "HEADER", "HEADER.FIELDS", "HEADER.FIELDS.NOT", "TEXT", "MIME"};
+    static const char *const names[] = {"",     "HEADER", "HEADER.FIELDS", "HEADER.FIELDS.NOT",
+                                        "TEXT", "MIME"};
     struct str text = STR("BODY[");
 
     for (unsigned i = 0; i < s->path_n; i++)
@@ -186,8 +187,10 @@ static bool item(struct imap_in *in, struct collector *c)
     static const struct {
         const char *name;
         unsigned bit;
-    } plain[] = {{"FLAGS", FETCH_FLAGS},       {"UID", FETCH_UID},
-                 {"INTERNALDATE", FETCH_DATE}, {"ENVELOPE", FETCH_ENVELOPE},
+    } plain[] = {{"FLAGS", FETCH_FLAGS},
+                 {"UID", FETCH_UID},
+                 {"INTERNALDATE", FETCH_DATE},
+                 {"ENVELOPE", FETCH_ENVELOPE},
                  {"BODYSTRUCTURE", FETCH_STRUCTURE}};
 
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)

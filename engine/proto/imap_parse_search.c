@@ -44,11 +44,11 @@ static struct imap_key *flag_key(struct imap_in *in, struct imap_search *r)
         const char *name;
         uint32_t flag;
         bool no;
-    } keys[] = {{"ANSWERED", FLAG_ANSWERED, false},   {"DELETED", FLAG_DELETED, false},
-                {"DRAFT", FLAG_DRAFT, false},         {"FLAGGED", FLAG_FLAGGED, false},
-                {"SEEN", FLAG_SEEN, false},           {"UNANSWERED", FLAG_ANSWERED, true},
-                {"UNDELETED", FLAG_DELETED, true},    {"UNDRAFT", FLAG_DRAFT, true},
-                {"UNFLAGGED", FLAG_FLAGGED, true},    {"UNSEEN", FLAG_SEEN, true}};
+    } keys[] = {{"ANSWERED", FLAG_ANSWERED, false}, {"DELETED", FLAG_DELETED, false},
+                {"DRAFT", FLAG_DRAFT, false},       {"FLAGGED", FLAG_FLAGGED, false},
+                {"SEEN", FLAG_SEEN, false},         {"UNANSWERED", FLAG_ANSWERED, true},
+                {"UNDELETED", FLAG_DELETED, true},  {"UNDRAFT", FLAG_DRAFT, true},
+                {"UNFLAGGED", FLAG_FLAGGED, true},  {"UNSEEN", FLAG_SEEN, true}};
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!imap_word(in, keys[i].name))
@@ -89,8 +89,9 @@ static struct imap_key *other_key(struct imap_in *in, struct imap_search *r, boo
     static const struct {
         const char *name;
         enum imap_key_type type;
-    } dates[] = {{"BEFORE", KEY_BEFORE},         {"ON", KEY_ON},         {"SINCE", KEY_SINCE},
-                 {"SENTBEFORE", KEY_SENTBEFORE}, {"SENTON", KEY_SENTON}, {"SENTSINCE", KEY_SENTSINCE}};
+    } dates[] = {{"BEFORE", KEY_BEFORE}, {"ON", KEY_ON},
+                 {"SINCE", KEY_SINCE},   {"SENTBEFORE", KEY_SENTBEFORE},
+                 {"SENTON", KEY_SENTON}, {"SENTSINCE", KEY_SENTSINCE}};
     static const char *const fields[] = {"BCC", "CC", "FROM", "SUBJECT", "TO"};
 
     *known_r = true;
@@ -142,8 +143,8 @@ static struct imap_key *other_key(struct imap_in *in, struct imap_search *r, boo
     return NULL;
 }
 
-static bool key_list(struct imap_in *in, struct imap_search *r, struct imap_key *and, unsigned depth,
-                     bool inner);
+static bool key_list(struct imap_in *in, struct imap_search *r, struct imap_key *and,
+                     unsigned depth, bool inner);
 
 /* Recursion is bounded by DEPTH_MAX. */
 static struct imap_key *one_key(struct imap_in *in, struct imap_search *r, unsigned depth)
@@ -186,8 +187,8 @@ static struct imap_key *one_key(struct imap_in *in, struct imap_search *r, unsig
     return NULL;
 }
 
-static bool key_list(struct imap_in *in, struct imap_search *r, struct imap_key *and, unsigned depth,
-                     bool inner)
+static bool key_list(struct imap_in *in, struct imap_search *r, struct imap_key *and,
+                     unsigned depth, bool inner)
 {
     struct imap_key **tail = &and->child;
 

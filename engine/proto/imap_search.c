@@ -1,5 +1,5 @@
-/* SEARCH and UID SEARCH (RFC 3501 6.4.4): in four passes over shrinking sets, each with what the one
- * before left undecided: flags, then sizes and dates, then heads, then contents. */
+/* SEARCH and UID SEARCH (RFC 3501 6.4.4): in four passes over shrinking sets, each with what the
+ * one before left undecided: flags, then sizes and dates, then heads, then contents. */
 #include "core/log.h"
 #include "mail/headers.h"
 #include "mail/structure.h"
@@ -128,7 +128,8 @@ static void scan_whole(struct search *q, struct imap_scan *scan, struct arena *a
         if (!imap_scan_wants(p))
             continue;
         imap_scan_part(scan, p);
-        struct str bytes = str_head(str_from(body, (size_t)p->body_start), (size_t)(p->body_end - p->body_start));
+        struct str bytes =
+            str_head(str_from(body, (size_t)p->body_start), (size_t)(p->body_end - p->body_start));
         while (bytes.n && !imap_scan_done(scan)) { /* in pieces only for the clock's sake */
             struct str piece = str_head(bytes, PIECE);
             bytes = str_from(bytes, piece.n);
@@ -139,7 +140,8 @@ static void scan_whole(struct search *q, struct imap_scan *scan, struct arena *a
 }
 
 /* A message too large to be held: first its tree, then the text parts in pieces. */
-static int scan_large(struct search *q, struct imap_scan *scan, struct arena *a, const struct view_ref *ref)
+static int scan_large(struct search *q, struct imap_scan *scan, struct arena *a,
+                      const struct view_ref *ref)
 {
     struct message_info info;
     struct str head, piece;
@@ -154,7 +156,9 @@ static int scan_large(struct search *q, struct imap_scan *scan, struct arena *a,
     if (root == NULL) {
         struct mime_parser *p = mime_begin(a, head);
         for (uint64_t at = info.head_size; at < ref->size; at += piece.n) {
-            if (message_read(ref->head, at, imap_piece(info.head_size, at), scratch, &piece, &q->e) != 0 || piece.n == 0)
+            if (message_read(ref->head, at, imap_piece(info.head_size, at), scratch, &piece,
+                             &q->e) != 0 ||
+                piece.n == 0)
                 break;
             mime_feed(p, piece);
             arena_reset(scratch);
@@ -163,13 +167,15 @@ static int scan_large(struct search *q, struct imap_scan *scan, struct arena *a,
         root = mime_end(&p);
     }
     rc = 0;
-    for (const struct mime_part *p = root; p && rc == 0 && !imap_scan_done(scan); p = mime_next(root, p)) {
+    for (const struct mime_part *p = root; p && rc == 0 && !imap_scan_done(scan);
+         p = mime_next(root, p)) {
         if (p->kind == MIME_MESSAGE && p->envelope.n)
             imap_scan_inner_head(scan, p->envelope);
         if (!imap_scan_wants(p))
             continue;
         imap_scan_part(scan, p);
-        for (uint64_t at = p->body_start; at < p->body_end && !imap_scan_done(scan); at += piece.n) {
+        for (uint64_t at = p->body_start; at < p->body_end && !imap_scan_done(scan);
+             at += piece.n) {
             uint64_t n = imap_piece(0, at);
             if (n > p->body_end - at)
                 n = p->body_end - at;
@@ -186,8 +192,8 @@ out:
     return rc;
 }
 
-static int content_chunk(struct search *q, const uint32_t *index, const struct view_ref *refs, uint32_t n,
-                         struct arena *a)
+static int content_chunk(struct search *q, const uint32_t *index, const struct view_ref *refs,
+                         uint32_t n, struct arena *a)
 {
     uint64_t *heads = ARENA_ARRAY(a, uint64_t, n);
     struct str *bytes = ARENA_ARRAY(a, struct str, n);

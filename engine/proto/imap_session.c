@@ -43,7 +43,8 @@ static void session_free(struct imap_session *s)
     free(s);
 }
 
-/* --- responses --------------------------------------------------------------------------------- */
+/* --- responses ---------------------------------------------------------------------------------
+ */
 
 static void line(struct imap_session *s, const char *start, const char *fmt, va_list ap)
 {
@@ -77,8 +78,9 @@ static void tagged(struct imap_session *s, const char *word, const char *fmt, va
         return;
     if (s->state == IMAP_SELECTED) {
         /* Non-UID FETCH, STORE and SEARCH name messages by number: none may go meanwhile. */
-        bool numbers = !s->by_uid && s->verb &&
-                       (!strcmp(s->verb, "FETCH") || !strcmp(s->verb, "STORE") || !strcmp(s->verb, "SEARCH"));
+        bool numbers =
+            !s->by_uid && s->verb &&
+            (!strcmp(s->verb, "FETCH") || !strcmp(s->verb, "STORE") || !strcmp(s->verb, "SEARCH"));
         imap_sync_due(s, !numbers);
     }
     if (s->closing)
@@ -118,11 +120,12 @@ void imap_reject(struct imap_session *s, const char *fmt, ...)
 void imap_fail(struct imap_session *s, const struct err *e, const char *what)
 {
     static const char *const codes[ERR_CLASS_COUNT] = {
-        [ERR_NONE] = "SERVERBUG",     [ERR_TEMP] = "UNAVAILABLE",   [ERR_PERM] = "CANNOT",
-        [ERR_NOTFOUND] = "NONEXISTENT", [ERR_EXISTS] = "ALREADYEXISTS", [ERR_DENIED] = "NOPERM",
-        [ERR_LIMIT] = "LIMIT",        [ERR_QUOTA] = "OVERQUOTA",    [ERR_SYNTAX] = "CANNOT",
-        [ERR_TIMEOUT] = "UNAVAILABLE", [ERR_CANCELLED] = "UNAVAILABLE",
-        [ERR_INTERNAL] = "SERVERBUG",
+        [ERR_NONE] = "SERVERBUG",        [ERR_TEMP] = "UNAVAILABLE",
+        [ERR_PERM] = "CANNOT",           [ERR_NOTFOUND] = "NONEXISTENT",
+        [ERR_EXISTS] = "ALREADYEXISTS",  [ERR_DENIED] = "NOPERM",
+        [ERR_LIMIT] = "LIMIT",           [ERR_QUOTA] = "OVERQUOTA",
+        [ERR_SYNTAX] = "CANNOT",         [ERR_TIMEOUT] = "UNAVAILABLE",
+        [ERR_CANCELLED] = "UNAVAILABLE", [ERR_INTERNAL] = "SERVERBUG",
     };
     if (e->cls != ERR_NOTFOUND && e->cls != ERR_EXISTS)
         log_info("imap", "%s: %s: %s: %s", stream_peer_text(s->stream), s->user, what, e->text);
@@ -154,7 +157,8 @@ void imap_breathe(uint64_t *since)
     }
 }
 
-/* --- dispatch ---------------------------------------------------------------------------------- */
+/* --- dispatch ----------------------------------------------------------------------------------
+ */
 
 static const struct verb {
     const char *name;
@@ -225,9 +229,9 @@ static void dispatch(struct imap_session *s)
     }
     if (!(v->states & s->state)) {
         imap_reject(s, "%s",
-                    s->state == IMAP_GREETED         ? "Please sign in first"
-                    : v->states == IMAP_SELECTED     ? "No mailbox is selected"
-                                                     : "Not possible after sign-in");
+                    s->state == IMAP_GREETED     ? "Please sign in first"
+                    : v->states == IMAP_SELECTED ? "No mailbox is selected"
+                                                 : "Not possible after sign-in");
         return;
     }
     s->verb = v->name;
@@ -294,7 +298,8 @@ bool imap_wait_input(struct imap_session *s)
     return stream_in(s->stream)->len > 0 && !task_cancelled();
 }
 
-/* --- collecting a command ---------------------------------------------------------------------- */
+/* --- collecting a command ----------------------------------------------------------------------
+ */
 
 /* "{n}" or "{n+}" at the end of a line. */
 static bool literal_at_end(struct str text, uint64_t *n_r, bool *plus_r)
@@ -427,13 +432,14 @@ static void on_data(struct imap_session *s)
             break;
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life --------------------------------------------------------------------------------------
+ */
 
 static void greet(struct imap_session *s)
 {
     s->a = arena_new(1024);
-    imap_untagged(s, "OK [CAPABILITY %.*s] %.*s IMAP4rev1 server ready", STR_ARG(imap_capabilities(s)),
-                  STR_ARG(setting_str("server.product")));
+    imap_untagged(s, "OK [CAPABILITY %.*s] %.*s IMAP4rev1 server ready",
+                  STR_ARG(imap_capabilities(s)), STR_ARG(setting_str("server.product")));
     arena_free(&s->a);
 }
 

@@ -66,8 +66,9 @@ void imap_store(struct imap_session *s, struct imap_in *in)
     uint32_t keywords = s->view->keyword_count;
     if (n && view_store(s->view, index, n, op, flags.system, flags.keywords, flags.keyword_count, 0,
                         s->a, NULL, NULL, &e) != 0) {
-        imap_fail(s, &e, e.cls == ERR_LIMIT ? "Too many different keywords in this mailbox"
-                                            : "Cannot store flags now");
+        imap_fail(s, &e,
+                  e.cls == ERR_LIMIT ? "Too many different keywords in this mailbox"
+                                     : "Cannot store flags now");
         return;
     }
     if (s->view->keyword_count != keywords)
@@ -104,14 +105,18 @@ static void copy(struct imap_session *s, struct imap_in *in, bool move)
         imap_no(s, "[EXPUNGEISSUED] The messages are gone");
         return;
     }
-    struct str from = imap_set_emit(s->a, c.from, c.count), made = imap_set_emit(s->a, c.to, c.count);
+    struct str from = imap_set_emit(s->a, c.from, c.count),
+               made = imap_set_emit(s->a, c.to, c.count);
     if (move) {
-        /* Before the expunges, or the client cannot tell which messages went where (RFC 6851 4.3). */
-        imap_untagged(s, "OK [COPYUID %u %.*s %.*s] Moved", c.uidvalidity, STR_ARG(from), STR_ARG(made));
+        /* Before the expunges, or the client cannot tell which messages went where (RFC 6851 4.3).
+         */
+        imap_untagged(s, "OK [COPYUID %u %.*s %.*s] Moved", c.uidvalidity, STR_ARG(from),
+                      STR_ARG(made));
         s->dirty = true;
         imap_ok(s, "Move completed");
     } else {
-        imap_ok(s, "[COPYUID %u %.*s %.*s] Copy completed", c.uidvalidity, STR_ARG(from), STR_ARG(made));
+        imap_ok(s, "[COPYUID %u %.*s %.*s] Copy completed", c.uidvalidity, STR_ARG(from),
+                STR_ARG(made));
     }
 }
 

@@ -157,7 +157,8 @@ struct imap_place imap_section_place(const struct imap_section *s, const struct 
                                              : head_size;
         return r;
     }
-    const struct mime_part *p = mime_by_path((struct mime_part *)(uintptr_t)root, s->path, s->path_n);
+    const struct mime_part *p =
+        mime_by_path((struct mime_part *)(uintptr_t)root, s->path, s->path_n);
     if (p == NULL)
         return (struct imap_place){.found = false};
     if (s->what == SECTION_ALL)

@@ -80,8 +80,8 @@ bool imap_sync(struct imap_session *s, bool expunge)
     s->dirty = s->arrived = false;
     s->synced_at = loop_ms();
     if (view_sync(s->view, expunge, s->a, &c, &e) != 0) { /* sequences arrivals too */
-        log_info("imap", "%s: %s: cannot look for changes: %s", stream_peer_text(s->stream), s->user,
-                 e.text);
+        log_info("imap", "%s: %s: cannot look for changes: %s", stream_peer_text(s->stream),
+                 s->user, e.text);
         s->dirty = s->arrived = true; /* the command itself is done; the next one tries again */
         return true;
     }

@@ -61,8 +61,10 @@ void imap_put_mailbox(struct buf *b, struct arena *a, struct str utf8)
 static const struct {
     uint32_t bit;
     const char *name;
-} system_flags[] = {{FLAG_ANSWERED, "\\Answered"}, {FLAG_FLAGGED, "\\Flagged"},
-                    {FLAG_DELETED, "\\Deleted"},   {FLAG_SEEN, "\\Seen"},
+} system_flags[] = {{FLAG_ANSWERED, "\\Answered"},
+                    {FLAG_FLAGGED, "\\Flagged"},
+                    {FLAG_DELETED, "\\Deleted"},
+                    {FLAG_SEEN, "\\Seen"},
                     {FLAG_DRAFT, "\\Draft"}};
 
 void imap_put_flags(struct buf *b, const struct view *v, uint32_t index)

@@ -114,7 +114,7 @@ static bool hook_line(struct smtp_session *s, enum hook_id id, struct str *line)
         break;
     case HOOK_FAILED:
         s->in.failed = true;
-        s->in.err = e;
+        err_set(&s->in.err, ERR_TEMP, "%s", e.text);
         break;
     case HOOK_DONE:
         if (c.nresults == 0 || c.results[0].type == HV_NIL)

@@ -236,6 +236,7 @@ int smtp_route(struct smtp_session *s, struct str address, struct smtp_rcpt *r, 
                 return err_set(e, ERR_TEMP, "routing returned nothing");
             return route_from_list(s, &c.results[0], r, e);
         case HOOK_FAILED:
+            e->cls = ERR_TEMP; /* whatever broke: the address may be good */
             return -1;
         case HOOK_DEFAULT:
             break;

@@ -209,7 +209,7 @@ void env_push_layer(lua_State *L, struct hook_env *env, unsigned i)
         host_call->may_await = true;
         struct call *c = budget_await(L, "loading a script");
         c->may_await = may;
-        task_yield();
+        task_sleep(1, NULL);
         budget_awaited(L, c);
     }
     if (l->failed)

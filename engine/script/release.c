@@ -50,8 +50,11 @@ int release_load(struct err *e)
 
     if (safe_mode)
         return 0;
-    while (busy)
-        task_yield();
+    while (busy) {
+        if (task_cancelled())
+            return err_set(e, ERR_CANCELLED, "the task was cancelled");
+        task_sleep(2, NULL);
+    }
     busy = true;
     uint64_t now = shm_generation(GEN_RELEASE);
     a = arena_new(65536);

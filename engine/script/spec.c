@@ -98,7 +98,7 @@ static int spec_env(lua_State *L)
     size_t n = 0;
     const char *text = luaL_optlstring(L, 2, NULL, &n);
     const char *user = luaL_optstring(L, 3, "");
-    struct spec_env *x = lua_newuserdatauv(L, sizeof *x, 0);
+    struct spec_env *x = lua_newuserdatauv(L, sizeof *x, 1);
 
     *x = (struct spec_env){NULL, NULL};
     luaL_setmetatable(L, ENV);
@@ -161,6 +161,8 @@ static int env_call(lua_State *L)
     hc.arena = a;
     hc.args = args;
     hc.nargs = (unsigned)nargs;
+    if (lua_getiuservalue(L, 1, 1) == LUA_TSTRING)
+        hc.message.p = lua_tolstring(L, -1, &hc.message.n);
     enum hook_outcome r = host_provider.call(&hc, &e);
     if (r == HOOK_DEFAULT) {
         lua_pushliteral(L, "default");
@@ -174,6 +176,16 @@ static int env_call(lua_State *L)
     for (unsigned i = 0; i < hc.nresults; i++)
         value_push(L, &hc.results[i]);
     return 1 + (int)hc.nresults;
+}
+
+/* env:message(text): the message at hand in later calls */
+static int env_message(lua_State *L)
+{
+    luaL_checkudata(L, 1, ENV);
+    luaL_checkstring(L, 2);
+    lua_settop(L, 2);
+    lua_setiuservalue(L, 1, 1);
+    return 0;
 }
 
 /* env:present(function) -> boolean */
@@ -200,7 +212,7 @@ static int spec_main(lua_State *L)
 {
     static const luaL_Reg methods[] = {
         {"set", env_set}, {"get", env_get}, {"call", env_call}, {"present", env_present},
-        {NULL, NULL}};
+        {"message", env_message}, {NULL, NULL}};
     static const luaL_Reg functions[] = {{"describe", spec_describe}, {"it", spec_it}, {NULL, NULL}};
     struct spec_run *r = lua_touserdata(L, 1);
 

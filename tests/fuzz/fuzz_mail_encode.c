@@ -67,8 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
         break;
     case 3:
-        if (mutf7_decode(a, s, &r) && (!str_utf8(r) || !mutf7_decode(a, mutf7_encode(a, r), &back) ||
-                                       !str_eq(r, back)))
+        if (mutf7_decode(a, s, &r) &&
+            (!str_utf8(r) || !mutf7_decode(a, mutf7_encode(a, r), &back) || !str_eq(r, back)))
             abort();
         break;
     default: {

@@ -27,8 +27,8 @@ static void check(struct arena *a, const struct mime_part *root, uint64_t size)
     for (const struct mime_part *p = root; p; p = mime_next(root, p)) {
         if (p->body_start > p->body_end || p->body_end > size || p->header_start > p->header_end)
             abort();
-        if (p->parent && (p->header_start < p->parent->body_start ||
-                          p->body_end > p->parent->body_end))
+        if (p->parent &&
+            (p->header_start < p->parent->body_start || p->body_end > p->parent->body_end))
             abort();
         mime_filename(a, p);
         if (++n < 50)

@@ -42,16 +42,19 @@ def wait_until(condition, seconds=20, what='condition'):
 
 
 def _free_base():
-    """A port base at which all our ports are free; bases are 1000 apart so that tests can run side by
-    side."""
+    """A port base at which all our ports are free, below the range the kernel takes for clients."""
     for _ in range(200):
-        base = random.randrange(20, 60) * 1000
-        for port in PORTS.values():
-            with socket.socket() as s:
-                if s.connect_ex(('127.0.0.1', base + port)) == 0:
-                    break
-        else:
+        base = random.randrange(10_000, 31_000)
+        taken = []
+        try:
+            for port in PORTS.values():
+                taken.append(socket.socket())
+                taken[-1].bind(('127.0.0.1', base + port))
             return base
+        except OSError:
+            continue
+        finally:
+            [s.close() for s in taken]
     raise AssertionError('no free ports')
 
 

@@ -2,12 +2,12 @@
 #include "core/limits.h"
 #include "mail/address.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 static struct arena *a;
 
@@ -25,7 +25,8 @@ static int teardown(void **state)
     return 0;
 }
 
-static void path(const char *text, unsigned flags, const char *local, const char *domain, const char *rest)
+static void path(const char *text, unsigned flags, const char *local, const char *domain,
+                 const char *rest)
 {
     struct address r;
     struct str left;
@@ -33,7 +34,8 @@ static void path(const char *text, unsigned flags, const char *local, const char
     if (address_path(a, str_of(text), flags, &r, &left, &e) < 0)
         fail_msg("%s: %s", text, e.text);
     if (!str_eqz(r.local, local) || !str_eqz(r.domain, domain) || !str_eqz(left, rest))
-        fail_msg("%s: <%.*s> <%.*s> <%.*s>", text, STR_ARG(r.local), STR_ARG(r.domain), STR_ARG(left));
+        fail_msg("%s: <%.*s> <%.*s> <%.*s>", text, STR_ARG(r.local), STR_ARG(r.domain),
+                 STR_ARG(left));
 }
 
 static void test_paths(void **state)
@@ -55,10 +57,34 @@ static void test_paths(void **state)
 static void test_bad_paths(void **state)
 {
     static const char *const bad[] = {
-        "", "a@b", "<>", "<a>", "<a@>", "<@b>", "<a@b", "<a@b>x", "<a b@c>", "<.a@b>", "<a.@b>", "<a..b@c>",
-        "<a@-b>", "<a@b-.c>", "<a@b..c>", "<a@.b>", "<a@b.>", "<a@[1.2.3]>", "<a@[IPv6:zz]>", "<\"a@b>",
-        "<a@b@c>", "<@x a@b>", "<\xC3\xA4@b>", "<a@b,c>", "<a@b\r\nX>", "<a@b>>",
-        "<aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@b>",
+        "",
+        "a@b",
+        "<>",
+        "<a>",
+        "<a@>",
+        "<@b>",
+        "<a@b",
+        "<a@b>x",
+        "<a b@c>",
+        "<.a@b>",
+        "<a.@b>",
+        "<a..b@c>",
+        "<a@-b>",
+        "<a@b-.c>",
+        "<a@b..c>",
+        "<a@.b>",
+        "<a@b.>",
+        "<a@[1.2.3]>",
+        "<a@[IPv6:zz]>",
+        "<\"a@b>",
+        "<a@b@c>",
+        "<@x a@b>",
+        "<\xC3\xA4@b>",
+        "<a@b,c>",
+        "<a@b\r\nX>",
+        "<a@b>>",
+        "<aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@"
+        "b>",
     };
     struct address r;
     struct str rest;
@@ -72,7 +98,11 @@ static void test_canonical(void **state)
 {
     struct address r;
     (void)state;
-    assert_int_equal(address_parse(a, STR("Bob@B\xC3\x9C" "CHER.Example"), PATH_UTF8, &r, NULL), 0);
+    assert_int_equal(address_parse(a,
+                                   STR("Bob@B\xC3\x9C"
+                                       "CHER.Example"),
+                                   PATH_UTF8, &r, NULL),
+                     0);
     assert_true(str_eqz(address_canonical(a, &r), "Bob@xn--bcher-kva.example"));
     assert_int_equal(address_parse(a, STR("\"a b\"@C"), 0, &r, NULL), 0);
     assert_true(str_eqz(address_canonical(a, &r), "\"a b\"@c"));
@@ -122,7 +152,8 @@ static void test_lists(void **state)
 
 static void test_hostile(void **state)
 {
-    static const char *const pieces[] = {"(", "<", "\"", "@", "a@", "<@", ",", "()", "[", "G:", "\\", "<a@b,", "a b "};
+    static const char *const pieces[] = {"(",  "<", "\"", "@",  "a@",    "<@",  ",",
+                                         "()", "[", "G:", "\\", "<a@b,", "a b "};
     (void)state;
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         size_t n = strlen(pieces[i]), total = 1000000 / n;
@@ -142,8 +173,9 @@ static void test_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_paths), cmocka_unit_test(test_bad_paths), cmocka_unit_test(test_canonical),
-        cmocka_unit_test(test_lists), cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_paths),     cmocka_unit_test(test_bad_paths),
+        cmocka_unit_test(test_canonical), cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_hostile),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

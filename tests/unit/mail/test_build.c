@@ -1,12 +1,12 @@
 /* Lines and messages of our own. */
 #include "mail/build.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 static void same(struct buf *b, const char *want)
 {
@@ -22,12 +22,15 @@ static void test_fields(void **state)
     buf_init(&b, 100000);
     assert_true(build_field(&b, "Subject", STR("hello")));
     same(&b, "Subject: hello\r\n");
-    assert_true(build_field(&b, "Subject", STR("a\r\nX-Evil: b\0c") ));
+    assert_true(build_field(&b, "Subject", STR("a\r\nX-Evil: b\0c")));
     same(&b, "Subject: a  X-Evil: b c\r\n");
     assert_true(build_field(&b, "X", STR("")));
     same(&b, "X:\r\n");
-    assert_true(build_field(&b, "To", STR("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb ccccccccccccccccc")));
-    same(&b, "To: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n ccccccccccccccccc\r\n");
+    assert_true(build_field(&b, "To",
+                            STR("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb "
+                                "ccccccccccccccccc")));
+    same(&b, "To: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n "
+             "ccccccccccccccccc\r\n");
     assert_true(build_text_field(&b, "Subject", STR("\xC3\xA4")));
     same(&b, "Subject: =?UTF-8?B?w6Q=?=\r\n");
     char big[3000];
@@ -45,9 +48,15 @@ static void test_received(void **state)
     struct buf b;
     (void)state;
     buf_init(&b, 100000);
-    struct build_received r = {.helo = STR("me (x)"), .peer = STR("192.0.2.1"), .host = STR("mx.example"),
-                               .trace = STR("T1"), .with = WITH_ESMTP | WITH_TLS | WITH_AUTH,
-                               .tls = STR("TLSv1.3 X"), .rcpt = STR("a@b"), .at = 1730448300000, .zone = 60};
+    struct build_received r = {.helo = STR("me (x)"),
+                               .peer = STR("192.0.2.1"),
+                               .host = STR("mx.example"),
+                               .trace = STR("T1"),
+                               .with = WITH_ESMTP | WITH_TLS | WITH_AUTH,
+                               .tls = STR("TLSv1.3 X"),
+                               .rcpt = STR("a@b"),
+                               .at = 1730448300000,
+                               .zone = 60};
     assert_true(build_received(&b, &r));
     same(&b, "Received: from me??x? (unknown [192.0.2.1])\r\n\tby mx.example with ESMTPSA id T1\r\n"
              "\t(TLSv1.3 X)\r\n\tfor <a@b>;\r\n\tFri, 1 Nov 2024 09:05:00 +0100\r\n");

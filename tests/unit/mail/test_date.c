@@ -1,12 +1,12 @@
 /* Dates in and out. */
 #include "mail/date.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 static void reads(const char *text, int64_t secs, int zone)
 {
@@ -23,7 +23,8 @@ static void test_parse(void **state)
     reads("Fri,21 Nov 97 09:55:06 CST", 880127706, -360);
     reads("21 Nov 97 09:55 GMT", 880106100, 0);
     reads("Thu, 13 Feb 1969 23:32 -0330 (Newfoundland (Time))", -27723480, -210);
-    reads("Thu,\r\n      13\r\n        Feb\r\n          1969\r\n      23:32\r\n (x) -0330", -27723480, -210);
+    reads("Thu,\r\n      13\r\n        Feb\r\n          1969\r\n      23:32\r\n (x) -0330",
+          -27723480, -210);
     reads("1 Jan 2000 00:00:00 Z", 946684800, 0);
     reads("1-Jan-2000 00:00:00+0100", 946681200, 60);
     reads("Sat Jan  1 00:00:00 2000", 946684800, 0);
@@ -34,8 +35,14 @@ static void test_parse(void **state)
 
 static void test_refused(void **state)
 {
-    static const char *const bad[] = {"", "hello", "Fri, 32 Nov 1997 09:55:06 -0600", "1 Foo 1999 1:1",
-                                      "12:00", "99 99 99 99 99", "Nov 1997", "1 Jan 2000 25:00:00"};
+    static const char *const bad[] = {"",
+                                      "hello",
+                                      "Fri, 32 Nov 1997 09:55:06 -0600",
+                                      "1 Foo 1999 1:1",
+                                      "12:00",
+                                      "99 99 99 99 99",
+                                      "Nov 1997",
+                                      "1 Jan 2000 25:00:00"};
     int64_t ms;
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)

@@ -2,13 +2,13 @@
 #include "mail/charset.h"
 #include "mail/encode.h"
 
-#include <stdlib.h>
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 static struct arena *a;
 
@@ -56,9 +56,11 @@ static void test_base64(void **state)
 static void test_qp(void **state)
 {
     (void)state;
-    same(transfer_decode(a, TRANSFER_QP, STR("a=3Db=\r\nc  \r\nd=20\r\n=4=XX=")), "a=bc\r\nd \r\n=4=XX");
+    same(transfer_decode(a, TRANSFER_QP, STR("a=3Db=\r\nc  \r\nd=20\r\n=4=XX=")),
+         "a=bc\r\nd \r\n=4=XX");
     same(transfer_decode(a, TRANSFER_QP, STR("soft=  \r\nbreak")), "softbreak");
-    same(qp_encode(a, STR("a=b \r\n.x\nFrom y\n\xC3\xA4")), "a=3Db=20\r\n=2Ex\r\n=46rom y\r\n=C3=A4");
+    same(qp_encode(a, STR("a=b \r\n.x\nFrom y\n\xC3\xA4")),
+         "a=3Db=20\r\n=2Ex\r\n=46rom y\r\n=C3=A4");
     char *big = arena_alloc(a, 1000);
     memset(big, 'x', 1000);
     struct str e = qp_encode(a, str_make(big, 1000));
@@ -72,7 +74,8 @@ static void test_qp(void **state)
 /* One byte at a time gives what the whole gives. */
 static void test_pieces(void **state)
 {
-    static const char *const texts[] = {"a=3Db=\r\nc\r\nd=20\r\n=4=XX=", "Zm9v\r\n!!YmFy\r\nZg==Zm8"};
+    static const char *const texts[] = {"a=3Db=\r\nc\r\nd=20\r\n=4=XX=",
+                                        "Zm9v\r\n!!YmFy\r\nZg==Zm8"};
     (void)state;
     for (unsigned k = 0; k < 2; k++) {
         enum transfer kind = k ? TRANSFER_BASE64 : TRANSFER_QP;
@@ -94,7 +97,8 @@ static void test_words(void **state)
     same(word_decode(a, STR("=?ISO-8859-1?Q?a?= =?ISO-8859-1?Q?_b?=")), "a b");
     same(word_decode(a, STR("=?ISO-8859-1?Q?Andr=E9?= Pirard")), "Andr\xC3\xA9 Pirard");
     same(word_decode(a, STR("x =?utf-8?B?w6Q=?=\r\n =?utf-8?b?w7Y=?= y")), "x \xC3\xA4\xC3\xB6 y");
-    same(word_decode(a, STR("=?utf-8?Q?=C3?= =?utf-8?Q?=A4?=")), "\xC3\xA4"); /* one character, two words */
+    same(word_decode(a, STR("=?utf-8?Q?=C3?= =?utf-8?Q?=A4?=")),
+         "\xC3\xA4"); /* one character, two words */
     same(word_decode(a, STR("=?utf-8*de?Q?z?=")), "z");
     same(word_decode(a, STR("=?utf-8?Q?a?b")), "=?utf-8?Q?a?b");
     same(word_decode(a, STR("=?no-such?Q?=E4?=")), "\xC3\xA4");
@@ -103,7 +107,8 @@ static void test_words(void **state)
     same(word_decode(a, STR("=?ISO-2022-JP?B?GyRCJDMkcyRLJEEkTxsoQg==?=")),
          "\xE3\x81\x93\xE3\x82\x93\xE3\x81\xAB\xE3\x81\xA1\xE3\x81\xAF");
     same(word_encode(a, STR("plain")), "plain");
-    struct str long_text = STR("\xC3\xA4\xC3\xB6\xC3\xBC 0123456789 0123456789 0123456789 \xE2\x82\xAC\xE2\x82\xAC");
+    struct str long_text =
+        STR("\xC3\xA4\xC3\xB6\xC3\xBC 0123456789 0123456789 0123456789 \xE2\x82\xAC\xE2\x82\xAC");
     struct str e = word_encode(a, long_text);
     for (struct str rest = e, w; rest.p;) {
         w = str_cut(&rest, ' ');
@@ -115,7 +120,8 @@ static void test_words(void **state)
 static void test_mutf7(void **state)
 {
     struct str r;
-    static const char *const bad[] = {"&", "&Jjo", "&Jjo!", "&AGE-", "&U,BTFw-&ZeVnLIqe-", "\xC3\xA4", "&2AA-"};
+    static const char *const bad[] = {"&",        "&Jjo", "&Jjo!", "&AGE-", "&U,BTFw-&ZeVnLIqe-",
+                                      "\xC3\xA4", "&2AA-"};
     (void)state;
     assert_true(mutf7_decode(a, STR("~peter/mail/&U,BTFw-/&ZeVnLIqe-"), &r));
     same(r, "~peter/mail/\xE5\x8F\xB0\xE5\x8C\x97/\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E");

@@ -1,17 +1,18 @@
 /* Header sections: fields, folds, damage, the end of a section. */
 #include "mail/headers.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 static void test_fields(void **state)
 {
     (void)state;
-    struct str s = STR("From: a\r\nSubject: one\r\n two\r\nno colon here\r\nX-Empty:\nTo : b\r\n\r\nBody: x");
+    struct str s =
+        STR("From: a\r\nSubject: one\r\n two\r\nno colon here\r\nX-Empty:\nTo : b\r\n\r\nBody: x");
     struct header_field f;
     size_t at = 0;
 

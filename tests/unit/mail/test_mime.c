@@ -4,13 +4,13 @@
 #include "mail/mime.h"
 #include "mail/structure.h"
 
-#include <stdlib.h>
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 static struct arena *a;
 
@@ -37,7 +37,8 @@ static struct str show(const struct mime_part *p, struct str body)
     if (p->first) {
         r = arena_printf(a, "%.*s(", STR_ARG(r));
         for (const struct mime_part *c = p->first; c; c = c->next)
-            r = arena_printf(a, "%.*s%.*s%s", STR_ARG(r), STR_ARG(show(c, body)), c->next ? " " : "");
+            r = arena_printf(a, "%.*s%.*s%s", STR_ARG(r), STR_ARG(show(c, body)),
+                             c->next ? " " : "");
         r = arena_printf(a, "%.*s)", STR_ARG(r));
     }
     return r;
@@ -90,7 +91,8 @@ static void test_trees(void **state)
     (void)state;
     tree("A: b\r\n\r\n", "hello\r\nworld", "text/plain[hello\r\nworld,2]");
     tree("A: b\r\n\r\n", "", "text/plain[,0]");
-    tree(MIXED, "pre\r\n--b\r\n\r\none\r\n--b\r\nContent-Type: text/html\r\n\r\ntwo\r\n\r\n--b--\r\npost",
+    tree(MIXED,
+         "pre\r\n--b\r\n\r\none\r\n--b\r\nContent-Type: text/html\r\n\r\ntwo\r\n\r\n--b--\r\npost",
          "multipart/mixed[,11](text/plain[one,1] text/html[two\r\n,1])");
     tree(MIXED, "--b\n\none\n--b\nContent-Type: image/png\n\ntwo\n--b--\n",
          "multipart/mixed[,8](text/plain[one,1] image/png[two,1])");
@@ -103,16 +105,20 @@ static void test_trees(void **state)
     tree(MIXED, "--b", "multipart/mixed[,1](text/plain[,0])");
     /* the inner boundary begins with the outer one */
     tree(MIXED,
-         "--b\r\nContent-Type: multipart/alternative; boundary=\"bb\"\r\n\r\n--bb\r\n\r\nx\r\n--bb--\r\n--b\r\n\r\ny\r\n--b--\r\n",
+         "--b\r\nContent-Type: multipart/alternative; "
+         "boundary=\"bb\"\r\n\r\n--bb\r\n\r\nx\r\n--bb--\r\n--b\r\n\r\ny\r\n--b--\r\n",
          "multipart/mixed[,11](multipart/alternative[,4](text/plain[x,1]) text/plain[y,1])");
     /* the inner multipart is never closed */
     tree(MIXED,
-         "--b\r\nContent-Type: multipart/alternative; boundary=i\r\n\r\n--i\r\n\r\nx\r\n--b\r\n\r\ny\r\n--b--",
+         "--b\r\nContent-Type: multipart/alternative; "
+         "boundary=i\r\n\r\n--i\r\n\r\nx\r\n--b\r\n\r\ny\r\n--b--",
          "multipart/mixed[,10](multipart/alternative[,3](text/plain[x,1]) text/plain[y,1])");
     tree(MIXED,
-         "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\nFrom: x\r\n\r\nbody\r\n--b--\r\n",
+         "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\nFrom: "
+         "x\r\n\r\nbody\r\n--b--\r\n",
          "multipart/mixed[,8](message/rfc822[,4](text/plain[body,1]))");
-    tree("Content-Type: multipart/digest; boundary=b\r\n\r\n", "--b\r\n\r\nSubject: in\r\n\r\nbody\r\n--b--\r\n",
+    tree("Content-Type: multipart/digest; boundary=b\r\n\r\n",
+         "--b\r\n\r\nSubject: in\r\n\r\nbody\r\n--b--\r\n",
          "multipart/digest[,6](message/rfc822[,3](text/plain[body,1]))");
     tree("Content-Type: message/rfc822\r\n\r\n",
          "Content-Type: multipart/mixed; boundary=q\r\n\r\n--q\r\n\r\nx\r\n--q--\r\n",
@@ -128,9 +134,11 @@ static void test_params(void **state)
     struct mime_part p = {0};
     (void)state;
     mime_fields(a, &p,
-                STR("Content-Type: text/plain; charset=\"ut\\f-8\" (c);\r\n format=flowed ; x=\"a;b\"; y=z w; name*0=\"ab\";\r\n"
+                STR("Content-Type: text/plain; charset=\"ut\\f-8\" (c);\r\n format=flowed ; "
+                    "x=\"a;b\"; y=z w; name*0=\"ab\";\r\n"
                     " name*1=cd\r\n"
-                    "Content-Disposition: attachment; filename*0*=utf-8''%C3%A4; filename*1=\"b c\"; filename*2*=%20d\r\n"
+                    "Content-Disposition: attachment; filename*0*=utf-8''%C3%A4; filename*1=\"b "
+                    "c\"; filename*2*=%20d\r\n"
                     "Content-Transfer-Encoding: BASE64 (x)\r\nContent-ID: <1@x>\r\n\r\n"),
                 false);
     assert_true(str_eqz(mime_param(&p.params, "CHARSET"), "utf-8"));
@@ -139,14 +147,17 @@ static void test_params(void **state)
     assert_true(str_eqz(mime_param(&p.params, "y"), "z"));
     assert_true(str_eqz(mime_param(&p.params, "name"), "abcd"));
     assert_true(str_eqz(mime_param(&p.disposition_params, "filename*"), "utf-8''%C3%A4b%20c%20d"));
-    assert_true(str_eqz(mime_filename(a, &p), "\xC3\xA4" "b c d"));
+    assert_true(str_eqz(mime_filename(a, &p), "\xC3\xA4"
+                                              "b c d"));
     assert_true(str_eqz(p.encoding, "BASE64"));
     assert_true(str_eqz(p.id, "<1@x>"));
     struct mime_part q = {0};
-    mime_fields(a, &q, STR("Content-Type: image/png; name=\"=?utf-8?Q?=C3=A4.png?=\"\r\n\r\n"), false);
+    mime_fields(a, &q, STR("Content-Type: image/png; name=\"=?utf-8?Q?=C3=A4.png?=\"\r\n\r\n"),
+                false);
     assert_true(str_eqz(mime_filename(a, &q), "\xC3\xA4.png"));
     struct mime_part r = {0};
-    mime_fields(a, &r, STR("Content-Type: a/b; n*1=x; n*0=y; n*3=z; m*0*=a'b; k*x=1\r\n\r\n"), false);
+    mime_fields(a, &r, STR("Content-Type: a/b; n*1=x; n*0=y; n*3=z; m*0*=a'b; k*x=1\r\n\r\n"),
+                false);
     assert_true(str_eqz(mime_param(&r.params, "n"), "yx"));
 }
 
@@ -175,9 +186,12 @@ static void test_paths(void **state)
         STR("--b\r\n\r\n1\r\n--b\r\nContent-Type: application/octet-stream\r\n\r\n2\r\n--b\r\n"
             "Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n"
             "--c\r\n\r\n3.1\r\n--c\r\nContent-Type: a/b\r\n\r\n3.2\r\n--c--\r\n--b\r\n"
-            "Content-Type: multipart/mixed; boundary=d\r\n\r\n--d\r\nContent-Type: image/gif\r\n\r\n4.1\r\n--d\r\n"
-            "Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; boundary=e\r\n\r\n--e\r\n\r\n4.2.1\r\n"
-            "--e\r\nContent-Type: multipart/alternative; boundary=f\r\n\r\n--f\r\n\r\n4.2.2.1\r\n--f\r\n"
+            "Content-Type: multipart/mixed; boundary=d\r\n\r\n--d\r\nContent-Type: "
+            "image/gif\r\n\r\n4.1\r\n--d\r\n"
+            "Content-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed; "
+            "boundary=e\r\n\r\n--e\r\n\r\n4.2.1\r\n"
+            "--e\r\nContent-Type: multipart/alternative; "
+            "boundary=f\r\n\r\n--f\r\n\r\n4.2.2.1\r\n--f\r\n"
             "Content-Type: text/richtext\r\n\r\n4.2.2.2\r\n--f--\r\n--e--\r\n--d--\r\n--b--\r\n"));
     unsigned leaves = 0;
     for (struct mime_part *p = root->first; p; p = mime_next(root, p)) {
@@ -191,7 +205,8 @@ static void test_paths(void **state)
     path_is(root, root->first->next->next, "3");
     path_is(root, root->first->next->next->first->first->next, "3.2");
     path_is(root, root->first->next->next->next, "4");
-    path_is(root, root->first->next->next->next->first->next->first->first->next->first->next, "4.2.2.2");
+    path_is(root, root->first->next->next->next->first->next->first->first->next->first->next,
+            "4.2.2.2");
     assert_null(mime_by_path(root, (uint32_t[]){5}, 1));
     assert_null(mime_by_path(root, (uint32_t[]){1, 1}, 2));
     assert_null(mime_by_path(root, (uint32_t[]){0}, 1));
@@ -213,7 +228,8 @@ static void test_envelope(void **state)
     struct str head = STR(MIXED);
     struct mime_part *root =
         mime_parse(a, head,
-                   STR("--b\r\nContent-Type: message/rfc822\r\n\r\nX: 1\r\nSubject: in\r\n side\r\nFrom: x\r\n\r\nbody\r\n--b--\r\n"));
+                   STR("--b\r\nContent-Type: message/rfc822\r\n\r\nX: 1\r\nSubject: in\r\n "
+                       "side\r\nFrom: x\r\n\r\nbody\r\n--b--\r\n"));
     root = structure_unpack(a, structure_pack(a, root), head);
     assert_true(str_eqz(root->first->envelope, "Subject: in\r\n side\r\nFrom: x\r\n"));
 }
@@ -241,14 +257,16 @@ static void test_hostile(void **state)
         const char *what, *piece;
         double ms;
     } cases[] = {
-        {"plain lines", "0123456789012345678901234567890123456789012345678901234567890123456789\r\n", 50},
+        {"plain lines",
+         "0123456789012345678901234567890123456789012345678901234567890123456789\r\n", 50},
         {"empty lines", "\n", 120},
         {"boundaries", "--b\n\n", 500},
         {"dashes", "--\n", 500},
         {"one long line", "-", 50},
         {"headers", "--b\na:b\na:b\na:b\na:b\n", 500},
         {"prefixes", "--bbbbbbbbbbbbbbbbbbbbbbbbbbbbbb", 200},
-        {"nested messages", "--b\nContent-Type: message/rfc822\n\nContent-Type: message/rfc822\n\n", 500},
+        {"nested messages", "--b\nContent-Type: message/rfc822\n\nContent-Type: message/rfc822\n\n",
+         500},
         {"nul", "\0\n--", 500},
     };
     size_t size = 10u * 1024 * 1024;
@@ -273,9 +291,16 @@ static void test_hostile(void **state)
     for (unsigned d = 1; d <= 1000; d++) {
         if (d == 1)
             at += (size_t)snprintf(text + at, size - at, "--b\n");
-        at += (size_t)snprintf(text + at, size - at, "Content-Type: multipart/mixed; boundary=\"%.*s\"\n\n--%.*s\n",
-                               (int)(d % 200 + 1), "bxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-                               (int)(d % 200 + 1), "bxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+        at += (size_t)snprintf(text + at, size - at,
+                               "Content-Type: multipart/mixed; boundary=\"%.*s\"\n\n--%.*s\n",
+                               (int)(d % 200 + 1),
+                               "bxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+                               "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+                               "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+                               (int)(d % 200 + 1),
+                               "bxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+                               "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+                               "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
     }
     double ms = parse_ms(STR(MIXED), str_make(text, at), &parts);
     printf("%-16s %6.1f ms, %u parts\n", "deep", ms, parts);
@@ -286,8 +311,9 @@ static void test_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trees),    cmocka_unit_test(test_params),  cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_envelope), cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_trees),   cmocka_unit_test(test_params),
+        cmocka_unit_test(test_paths),   cmocka_unit_test(test_envelope),
+        cmocka_unit_test(test_hostile),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -4,12 +4,12 @@
 #include "proto/imap_match.h"
 #include "proto/imap_message.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 static struct arena *a;
 
@@ -40,22 +40,25 @@ static void envelope(const char *head, const char *want)
 static void test_envelope(void **state)
 {
     (void)state;
-    envelope("Date: Wed, 17 Jul 1996 02:23:25 -0700 (PDT)\r\nSubject: IMAP4rev1 WG mtg\r\n summary\r\n"
-             "From: Terry Gray <gray@cac.washington.edu>\r\nTo: imap@cac.washington.edu\r\n"
-             "Cc: minutes@CNRI.Reston.VA.US, John Klensin <KLENSIN@MIT.EDU>\r\n"
-             "Message-ID: <B27397-0100000@cac.washington.edu>\r\n\r\n",
-             "(\"Wed, 17 Jul 1996 02:23:25 -0700 (PDT)\" \"IMAP4rev1 WG mtg summary\" "
-             "((\"Terry Gray\" NIL \"gray\" \"cac.washington.edu\")) "
-             "((\"Terry Gray\" NIL \"gray\" \"cac.washington.edu\")) "
-             "((\"Terry Gray\" NIL \"gray\" \"cac.washington.edu\")) "
-             "((NIL NIL \"imap\" \"cac.washington.edu\")) "
-             "((NIL NIL \"minutes\" \"CNRI.Reston.VA.US\")(\"John Klensin\" NIL \"KLENSIN\" \"MIT.EDU\")) "
-             "NIL NIL \"<B27397-0100000@cac.washington.edu>\")");
+    envelope(
+        "Date: Wed, 17 Jul 1996 02:23:25 -0700 (PDT)\r\nSubject: IMAP4rev1 WG mtg\r\n summary\r\n"
+        "From: Terry Gray <gray@cac.washington.edu>\r\nTo: imap@cac.washington.edu\r\n"
+        "Cc: minutes@CNRI.Reston.VA.US, John Klensin <KLENSIN@MIT.EDU>\r\n"
+        "Message-ID: <B27397-0100000@cac.washington.edu>\r\n\r\n",
+        "(\"Wed, 17 Jul 1996 02:23:25 -0700 (PDT)\" \"IMAP4rev1 WG mtg summary\" "
+        "((\"Terry Gray\" NIL \"gray\" \"cac.washington.edu\")) "
+        "((\"Terry Gray\" NIL \"gray\" \"cac.washington.edu\")) "
+        "((\"Terry Gray\" NIL \"gray\" \"cac.washington.edu\")) "
+        "((NIL NIL \"imap\" \"cac.washington.edu\")) "
+        "((NIL NIL \"minutes\" \"CNRI.Reston.VA.US\")(\"John Klensin\" NIL \"KLENSIN\" "
+        "\"MIT.EDU\")) "
+        "NIL NIL \"<B27397-0100000@cac.washington.edu>\")");
     envelope("\r\n", "(NIL NIL NIL NIL NIL NIL NIL NIL NIL NIL)");
-    envelope("Subject:\r\nFrom: root\r\nTo: G: a@b;\r\n\r\n",
-             "(NIL \"\" ((NIL NIL \"root\" \".MISSING-HOST-NAME.\")) "
-             "((NIL NIL \"root\" \".MISSING-HOST-NAME.\")) ((NIL NIL \"root\" \".MISSING-HOST-NAME.\")) "
-             "((NIL NIL \"G\" NIL)(NIL NIL \"a\" \"b\")(NIL NIL NIL NIL)) NIL NIL NIL NIL)");
+    envelope(
+        "Subject:\r\nFrom: root\r\nTo: G: a@b;\r\n\r\n",
+        "(NIL \"\" ((NIL NIL \"root\" \".MISSING-HOST-NAME.\")) "
+        "((NIL NIL \"root\" \".MISSING-HOST-NAME.\")) ((NIL NIL \"root\" \".MISSING-HOST-NAME.\")) "
+        "((NIL NIL \"G\" NIL)(NIL NIL \"a\" \"b\")(NIL NIL NIL NIL)) NIL NIL NIL NIL)");
     envelope("Subject: \"q\\\r\nX: \xC3\xA4\r\nIn-Reply-To: \xC3\xA4\r\n\r\n",
              "(NIL \"\\\"q\\\\\" NIL NIL NIL NIL NIL NIL {2}\r\n\xC3\xA4 NIL)");
     envelope("To: a@b\r\nTo: c@d\r\n\r\n",
@@ -78,19 +81,26 @@ static void test_structure(void **state)
 {
     (void)state;
     structure("A: b\r\n\r\nhello\r\n", false, "(\"text\" \"plain\" NIL NIL NIL \"7bit\" 7 1)");
-    structure("Content-Type: TEXT/PLAIN; CHARSET=US-ASCII\r\nContent-Language: de, en\r\n\r\nx\r\n", true,
-              "(\"TEXT\" \"PLAIN\" (\"CHARSET\" \"US-ASCII\") NIL NIL \"7bit\" 3 1 NIL NIL (\"de\" \"en\") NIL)");
-    structure("Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n1\r\n--b\r\nContent-Type: image/png;"
-              " name=\"x\"\r\nContent-Transfer-Encoding: base64\r\nContent-Disposition: attachment; filename=x\r\n"
-              "Content-ID: <1>\r\nContent-Description: d\r\nContent-MD5: m\r\n\r\nAAAA\r\n--b--\r\n",
+    structure("Content-Type: TEXT/PLAIN; CHARSET=US-ASCII\r\nContent-Language: de, en\r\n\r\nx\r\n",
               true,
-              "((\"text\" \"plain\" NIL NIL NIL \"7bit\" 1 1 NIL NIL NIL NIL)"
-              "(\"image\" \"png\" (\"name\" \"x\") \"<1>\" \"d\" \"base64\" 4 \"m\" (\"attachment\" (\"filename\" \"x\")) NIL NIL)"
-              " \"mixed\" (\"boundary\" \"b\") NIL NIL NIL)");
+              "(\"TEXT\" \"PLAIN\" (\"CHARSET\" \"US-ASCII\") NIL NIL \"7bit\" 3 1 NIL NIL (\"de\" "
+              "\"en\") NIL)");
+    structure(
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n1\r\n--b\r\nContent-Type: "
+        "image/png;"
+        " name=\"x\"\r\nContent-Transfer-Encoding: base64\r\nContent-Disposition: attachment; "
+        "filename=x\r\n"
+        "Content-ID: <1>\r\nContent-Description: d\r\nContent-MD5: m\r\n\r\nAAAA\r\n--b--\r\n",
+        true,
+        "((\"text\" \"plain\" NIL NIL NIL \"7bit\" 1 1 NIL NIL NIL NIL)"
+        "(\"image\" \"png\" (\"name\" \"x\") \"<1>\" \"d\" \"base64\" 4 \"m\" (\"attachment\" "
+        "(\"filename\" \"x\")) NIL NIL)"
+        " \"mixed\" (\"boundary\" \"b\") NIL NIL NIL)");
     structure("Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing", false,
               "((\"text\" \"plain\" NIL NIL NIL \"7bit\" 0 0) \"mixed\")");
     structure("Content-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\nbody\r\n", false,
-              "(\"message\" \"rfc822\" NIL NIL NIL \"7bit\" 21 (NIL \"in\" NIL NIL NIL NIL NIL NIL NIL NIL) "
+              "(\"message\" \"rfc822\" NIL NIL NIL \"7bit\" 21 (NIL \"in\" NIL NIL NIL NIL NIL NIL "
+              "NIL NIL) "
               "(\"text\" \"plain\" NIL NIL NIL \"7bit\" 6 1) 3)");
     structure("Content-Type: application/pdf\r\n\r\nx", false,
               "(\"application\" \"pdf\" NIL NIL NIL \"7bit\" 1)");
@@ -129,7 +139,8 @@ static void test_sections(void **state)
 {
     static const char m[] =
         "From: a\r\nSubject: s\r\n t\r\nTo: b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
-        "--b\r\nX: 1\r\n\r\none\r\n--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\ninner\r\n--b--\r\n";
+        "--b\r\nX: 1\r\n\r\none\r\n--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: "
+        "in\r\n\r\ninner\r\n--b--\r\n";
     (void)state;
     section("A: b\r\n\r\nxyz", "BODY[]", "A: b\r\n\r\nxyz");
     section("A: b\r\n\r\nxyz", "BODY[HEADER]", "A: b\r\n\r\n");
@@ -165,7 +176,8 @@ static bool found(const char *message, const char *keys, size_t step)
     if (!imap_search_keys(&in, &q) || !imap_end(&in))
         fail_msg("%s: %s", keys, in.bad);
     uint32_t uid = 7, flags = FLAG_SEEN | FLAG_KEYWORD0;
-    struct view v = {.count = 1, .uids = &uid, .flags = &flags, .recent_from = 8, .keyword_count = 1};
+    struct view v = {
+        .count = 1, .uids = &uid, .flags = &flags, .recent_from = 8, .keyword_count = 1};
     strcpy(v.keywords[0], "Foo");
     if (!imap_match_prepare(q.root, &v, a))
         fail_msg("%s: range", keys);
@@ -205,11 +217,16 @@ static void is(const char *message, const char *keys, bool want)
 static void test_search(void **state)
 {
     static const char m[] =
-        "From: =?utf-8?Q?J=C3=B6rg?= <j@example.org>\r\nSubject: Hello\r\n World\r\nDate: 1 Jan 2020 23:30:00 -0500\r\n"
-        "Content-Type: multipart/mixed; boundary=b\r\n\r\npreamble\r\n--b\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
-        "Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=FC=DFe aus K=F6ln, a long=\r\ner line that\r\nwraps\r\n--b\r\n"
-        "Content-Type: application/pdf\r\n\r\nbinarything\r\n--b\r\nContent-Type: text/html; charset=utf-8\r\n"
-        "Content-Transfer-Encoding: base64\r\n\r\nw4RQRkVM\r\n--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: innermost\r\n\r\ndeep\r\n--b--\r\n";
+        "From: =?utf-8?Q?J=C3=B6rg?= <j@example.org>\r\nSubject: Hello\r\n World\r\nDate: 1 Jan "
+        "2020 23:30:00 -0500\r\n"
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\npreamble\r\n--b\r\nContent-Type: "
+        "text/plain; charset=iso-8859-1\r\n"
+        "Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=FC=DFe aus K=F6ln, a long=\r\ner "
+        "line that\r\nwraps\r\n--b\r\n"
+        "Content-Type: application/pdf\r\n\r\nbinarything\r\n--b\r\nContent-Type: text/html; "
+        "charset=utf-8\r\n"
+        "Content-Transfer-Encoding: base64\r\n\r\nw4RQRkVM\r\n--b\r\nContent-Type: "
+        "message/rfc822\r\n\r\nSubject: innermost\r\n\r\ndeep\r\n--b--\r\n";
     (void)state;
     is(m, "ALL", true);
     is(m, "SEEN", true);
@@ -240,7 +257,10 @@ static void test_search(void **state)
     is(m, "HEADER X-Nothing \"\"", false);
     is(m, "HEADER Content-Type MIXED", true);
     is(m, "BODY \"a longer line that wraps\"", true);
-    is(m, "CHARSET utf-8 BODY {7}\r\nGR\xC3\x9C\xC3\x9F" "e", true);
+    is(m,
+       "CHARSET utf-8 BODY {7}\r\nGR\xC3\x9C\xC3\x9F"
+       "e",
+       true);
     is(m, "CHARSET utf-8 BODY {7}\r\n\xC3\xA4pfelx", false);
     is(m, "CHARSET iso-8859-1 BODY {5}\r\n\xE4pfel", true);
     is(m, "BODY binarything", false);

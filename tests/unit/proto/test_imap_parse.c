@@ -1,12 +1,12 @@
 /* Parsing of IMAP commands: strings, sets, flags, FETCH items, SEARCH keys, LIST patterns. */
 #include "proto/imap_int.h"
 
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 static struct arena *a;
 
@@ -198,14 +198,41 @@ static bool search_ok(const char *text, struct imap_search *r)
 static void test_search(void **state)
 {
     static const char *const good[] = {
-        "ALL", "1:* UNSEEN", "OR SEEN (FLAGGED 2,4:7)", "NOT NOT DELETED", "SINCE 1-Feb-1994",
-        "ON \"01-Feb-1994\"", "HEADER Message-ID \"<x>\"", "HEADER Subject \"\"", "KEYWORD $Junk",
-        "UNKEYWORD foo", "LARGER 100 SMALLER 4294967295", "UID 1:*", "CHARSET utf-8 TEXT {2}\r\n\xC3\xA4",
-        "NEW OLD RECENT", "SENTBEFORE 1-Jan-2020", "BCC a CC b FROM c TO d SUBJECT e BODY f TEXT g", "*",
+        "ALL",
+        "1:* UNSEEN",
+        "OR SEEN (FLAGGED 2,4:7)",
+        "NOT NOT DELETED",
+        "SINCE 1-Feb-1994",
+        "ON \"01-Feb-1994\"",
+        "HEADER Message-ID \"<x>\"",
+        "HEADER Subject \"\"",
+        "KEYWORD $Junk",
+        "UNKEYWORD foo",
+        "LARGER 100 SMALLER 4294967295",
+        "UID 1:*",
+        "CHARSET utf-8 TEXT {2}\r\n\xC3\xA4",
+        "NEW OLD RECENT",
+        "SENTBEFORE 1-Jan-2020",
+        "BCC a CC b FROM c TO d SUBJECT e BODY f TEXT g",
+        "*",
     };
     static const char *const bad[] = {
-        "", "FOO", "OR SEEN", "NOT", "(SEEN", "SEEN)", "SINCE 32-Feb-1994", "LARGER x", "HEADER a",
-        "CHARSET", "0", "SEENX", "KEYWORD", "1:*UNSEEN", "()", "LARGER 4294967296",
+        "",
+        "FOO",
+        "OR SEEN",
+        "NOT",
+        "(SEEN",
+        "SEEN)",
+        "SINCE 32-Feb-1994",
+        "LARGER x",
+        "HEADER a",
+        "CHARSET",
+        "0",
+        "SEENX",
+        "KEYWORD",
+        "1:*UNSEEN",
+        "()",
+        "LARGER 4294967296",
     };
     struct imap_search r;
     (void)state;
@@ -272,7 +299,8 @@ static void test_append(void **state)
 {
     (void)state;
     assert_true(imap_append_ready(STR("a APPEND x {5}")));
-    assert_true(imap_append_ready(STR("a append \"x y\" (\\Seen) \" 1-Jan-2020 00:00:00 +0000\" {5+}")));
+    assert_true(
+        imap_append_ready(STR("a append \"x y\" (\\Seen) \" 1-Jan-2020 00:00:00 +0000\" {5+}")));
     assert_true(imap_append_ready(STR("a APPEND {1}\r\nx {5}")));
     assert_false(imap_append_ready(STR("a APPEND {5}")));
     assert_false(imap_append_ready(STR("a APPEND x (\\Bad) {5}")));
@@ -283,8 +311,9 @@ static void test_append(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_strings), cmocka_unit_test(test_mailboxes), cmocka_unit_test(test_sets),
-        cmocka_unit_test(test_flags),   cmocka_unit_test(test_fetch),     cmocka_unit_test(test_search),
+        cmocka_unit_test(test_strings), cmocka_unit_test(test_mailboxes),
+        cmocka_unit_test(test_sets),    cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_fetch),   cmocka_unit_test(test_search),
         cmocka_unit_test(test_list),    cmocka_unit_test(test_append),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

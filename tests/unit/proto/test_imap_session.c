@@ -16,14 +16,15 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
 static const struct service svc = {SERVICE_IMAP, SERVICE_STARTTLS, 5, "imap", NULL};
 
-/* --- the client.  Script lines: "> text" sends text and CRLF; "< pattern" is the next line, `*` any
- * run of characters; "<* pattern" skips lines up to one that matches; "<!" the end of the connection.
- * A digit in front names the connection, 1 if there is none. */
+/* --- the client.  Script lines: "> text" sends text and CRLF; "< pattern" is the next line, `*`
+ * any run of characters; "<* pattern" skips lines up to one that matches; "<!" the end of the
+ * connection. A digit in front names the connection, 1 if there is none. */
 struct conn {
     int fd;
     char in[1 << 18];
@@ -143,62 +144,70 @@ static void run(unsigned connections, const char *const *lines)
 }
 
 #define SCRIPT(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define LOGIN "< * OK [CAPABILITY IMAP4rev1 *", "> a LOGIN user secret", "< a OK [CAPABILITY *] Signed in"
+#define LOGIN                                                                                      \
+    "< * OK [CAPABILITY IMAP4rev1 *", "> a LOGIN user secret", "< a OK [CAPABILITY *] Signed in"
 
 static void test_not_signed_in(void **state)
 {
     (void)state;
     run(1, SCRIPT("< * OK [CAPABILITY IMAP4rev1 LITERAL+ * AUTH=PLAIN*", "> 1 CAPABILITY",
-               "< * CAPABILITY IMAP4rev1 *", "< 1 OK *", "> 2 NOOP", "< 2 OK *", "> 3 SELECT INBOX",
-               "< 3 BAD *", "> 4 FOO", "< 4 BAD *", "> nonsense", "< nonsense BAD *", "> ", "> 5 ID NIL",
-               "< * ID (\"name\" *", "< 5 OK *", "> 6 ID (\"name\" \"x\" \"version\" NIL)", "< * ID *",
-               "< 6 OK *", "> 7 STARTTLS", "< 7 BAD *", "> 8 LOGOUT", "< * BYE *", "< 8 OK *", "<!"));
+                  "< * CAPABILITY IMAP4rev1 *", "< 1 OK *", "> 2 NOOP", "< 2 OK *",
+                  "> 3 SELECT INBOX", "< 3 BAD *", "> 4 FOO", "< 4 BAD *", "> nonsense",
+                  "< nonsense BAD *", "> ", "> 5 ID NIL", "< * ID (\"name\" *", "< 5 OK *",
+                  "> 6 ID (\"name\" \"x\" \"version\" NIL)", "< * ID *", "< 6 OK *", "> 7 STARTTLS",
+                  "< 7 BAD *", "> 8 LOGOUT", "< * BYE *", "< 8 OK *", "<!"));
 }
 
 static void test_sign_in(void **state)
 {
     (void)state;
-    run(1, SCRIPT("< * OK *", "> 1 LOGIN user {6}", "< + OK", "> secret", "< 1 OK *", "> 2 LOGIN user secret",
-               "< 2 BAD *", "> 3 LOGOUT", "< * BYE *", "< 3 OK *", "<!"));
+    run(1,
+        SCRIPT("< * OK *", "> 1 LOGIN user {6}", "< + OK", "> secret", "< 1 OK *",
+               "> 2 LOGIN user secret", "< 2 BAD *", "> 3 LOGOUT", "< * BYE *", "< 3 OK *", "<!"));
     run(1, SCRIPT("< * OK *", "> 1 LOGIN {4+}", "> user {6+}", "> secret", "< 1 OK *"));
     /* PLAIN with and without an initial response; cancelled */
     run(1, SCRIPT("< * OK *", "> 1 AUTHENTICATE PLAIN", "< + ", "> *", "< 1 BAD *",
-               "> 2 AUTHENTICATE PLAIN AHVzZXIAc2VjcmV0", "< 2 OK *"));
+                  "> 2 AUTHENTICATE PLAIN AHVzZXIAc2VjcmV0", "< 2 OK *"));
     run(1, SCRIPT("< * OK *", "> 1 AUTHENTICATE PLAIN", "< + ", "> AHVzZXIAc2VjcmV0", "< 1 OK *",
-               "> 2 AUTHENTICATE PLAIN", "< 2 BAD *"));
+                  "> 2 AUTHENTICATE PLAIN", "< 2 BAD *"));
 }
 
 static void test_wrong(void **state)
 {
     (void)state;
-    run(1, SCRIPT("< * OK *", "> 1 LOGIN user wrong", "< 1 NO [AUTHENTICATIONFAILED]*", "> 2 LOGIN nobody x",
-               "< 2 NO [AUTHENTICATIONFAILED]*", "> 3 LOGIN user wrong", "< 3 NO [AUTHENTICATIONFAILED]*",
-               "< * BYE *", "<!"));
+    run(1, SCRIPT("< * OK *", "> 1 LOGIN user wrong", "< 1 NO [AUTHENTICATIONFAILED]*",
+                  "> 2 LOGIN nobody x", "< 2 NO [AUTHENTICATIONFAILED]*", "> 3 LOGIN user wrong",
+                  "< 3 NO [AUTHENTICATIONFAILED]*", "< * BYE *", "<!"));
 }
 
 static void test_mailboxes(void **state)
 {
     (void)state;
-    run(1, SCRIPT(LOGIN, "> 1 LIST \"\" \"\"", "< * LIST (\\Noselect) \"/\" \"\"", "< 1 OK *", "> 2 CREATE a/b/c",
-               "< 2 OK *", "> 3 CREATE a/b", "< 3 NO [ALREADYEXISTS]*", "> 4 CREATE sent (USE (\\Sent))",
-               "< 4 OK *", "> 5 LIST \"\" %", "<* * \"/\" INBOX", "< * LIST (\\HasChildren) \"/\" a",
-               "<* * LIST (\\HasNoChildren \\Sent) \"/\" sent", "<* 5 OK *", "> 6 LIST \"\" a/*",
-               "< * LIST (\\HasChildren) \"/\" a/b", "< * LIST (\\HasNoChildren) \"/\" a/b/c", "< 6 OK *",
-               "> 7 CREATE &AOQ-", "< 7 OK *", "> 8 LIST \"\" &AOQ-", "< * LIST * \"/\" &AOQ-", "< 8 OK *",
-               "> 9 CREATE x&y", "< 9 BAD *", "> 10 CREATE \"x*y\"", "< 10 NO [CANNOT]*", "> 11 SUBSCRIBE a/b/c",
+    run(1,
+        SCRIPT(LOGIN, "> 1 LIST \"\" \"\"", "< * LIST (\\Noselect) \"/\" \"\"", "< 1 OK *",
+               "> 2 CREATE a/b/c", "< 2 OK *", "> 3 CREATE a/b", "< 3 NO [ALREADYEXISTS]*",
+               "> 4 CREATE sent (USE (\\Sent))", "< 4 OK *", "> 5 LIST \"\" %", "<* * \"/\" INBOX",
+               "< * LIST (\\HasChildren) \"/\" a", "<* * LIST (\\HasNoChildren \\Sent) \"/\" sent",
+               "<* 5 OK *", "> 6 LIST \"\" a/*", "< * LIST (\\HasChildren) \"/\" a/b",
+               "< * LIST (\\HasNoChildren) \"/\" a/b/c", "< 6 OK *", "> 7 CREATE &AOQ-", "< 7 OK *",
+               "> 8 LIST \"\" &AOQ-", "< * LIST * \"/\" &AOQ-", "< 8 OK *", "> 9 CREATE x&y",
+               "< 9 BAD *", "> 10 CREATE \"x*y\"", "< 10 NO [CANNOT]*", "> 11 SUBSCRIBE a/b/c",
                "< 11 OK *", "> 12 LSUB \"\" %", "<* * LSUB (\\Noselect) \"/\" a", "<* 12 OK *",
-               "> 13 LSUB \"\" a/*", "< * LSUB (\\Noselect) \"/\" a/b", "< * LSUB () \"/\" a/b/c", "< 13 OK *"));
+               "> 13 LSUB \"\" a/*", "< * LSUB (\\Noselect) \"/\" a/b", "< * LSUB () \"/\" a/b/c",
+               "< 13 OK *"));
     run(1, SCRIPT(LOGIN, "> 1 LIST (SUBSCRIBED RECURSIVEMATCH) \"\" a RETURN (CHILDREN)",
-               "< * LIST (\\HasChildren) \"/\" a (\"CHILDINFO\" (\"SUBSCRIBED\"))", "< 1 OK *",
-               "> 2 LIST \"\" (sent a) RETURN (STATUS (MESSAGES UIDNEXT) SUBSCRIBED)", "< * LIST * a",
-               "< * STATUS a (MESSAGES 0 UIDNEXT 1)", "< * LIST * sent", "< * STATUS sent *", "< 2 OK *",
-               "> 3 RENAME a z", "< 3 OK *", "> 4 STATUS z/b/c (MESSAGES RECENT UNSEEN UIDNEXT SIZE)",
-               "< * STATUS z/b/c (MESSAGES 0 RECENT 0 UIDNEXT 1 UNSEEN 0 SIZE 0)", "< 4 OK *",
-               "> 5 DELETE z/b", "< 5 OK *", "> 6 SELECT z/b", "< 6 NO *", "> 7 DELETE z/b/c", "< 7 OK *",
-               "> 8 DELETE z/b/c", "< 8 NO [NONEXISTENT]*", "> 9 STATUS nowhere (MESSAGES)",
-               "< 9 NO [NONEXISTENT]*", "> 10 DELETE inbox", "< 10 NO [CANNOT]*", "> 11 NAMESPACE",
-               "< * NAMESPACE ((\"\" \"/\")) NIL NIL", "< 11 OK *", "> 12 ENABLE CONDSTORE", "< * ENABLED",
-               "< 12 OK *", "> 13 LIST \"\" \"*\" RETURN (FOO)", "< 13 BAD *"));
+                  "< * LIST (\\HasChildren) \"/\" a (\"CHILDINFO\" (\"SUBSCRIBED\"))", "< 1 OK *",
+                  "> 2 LIST \"\" (sent a) RETURN (STATUS (MESSAGES UIDNEXT) SUBSCRIBED)",
+                  "< * LIST * a", "< * STATUS a (MESSAGES 0 UIDNEXT 1)", "< * LIST * sent",
+                  "< * STATUS sent *", "< 2 OK *", "> 3 RENAME a z", "< 3 OK *",
+                  "> 4 STATUS z/b/c (MESSAGES RECENT UNSEEN UIDNEXT SIZE)",
+                  "< * STATUS z/b/c (MESSAGES 0 RECENT 0 UIDNEXT 1 UNSEEN 0 SIZE 0)", "< 4 OK *",
+                  "> 5 DELETE z/b", "< 5 OK *", "> 6 SELECT z/b", "< 6 NO *", "> 7 DELETE z/b/c",
+                  "< 7 OK *", "> 8 DELETE z/b/c", "< 8 NO [NONEXISTENT]*",
+                  "> 9 STATUS nowhere (MESSAGES)", "< 9 NO [NONEXISTENT]*", "> 10 DELETE inbox",
+                  "< 10 NO [CANNOT]*", "> 11 NAMESPACE", "< * NAMESPACE ((\"\" \"/\")) NIL NIL",
+                  "< 11 OK *", "> 12 ENABLE CONDSTORE", "< * ENABLED", "< 12 OK *",
+                  "> 13 LIST \"\" \"*\" RETURN (FOO)", "< 13 BAD *"));
 }
 
 #define HELLO "From: A <a@b>\r\nSubject: hello\r\nDate: 1 Jan 2020 00:00:00 +0000\r\n\r\nbody text"
@@ -206,58 +215,73 @@ static void test_mailboxes(void **state)
 static void test_messages(void **state)
 {
     (void)state;
-    run(1, SCRIPT(LOGIN, "> 1 CREATE work", "< 1 OK *",
-               "> 2 APPEND work (\\Seen foo) \"01-Feb-2020 10:00:00 +0100\" {75}", "< + OK", "> " HELLO,
-               "< 2 OK [APPENDUID * 1]*", "> 3 APPEND work {75+}", "> " HELLO, "< 3 OK [APPENDUID * 2]*",
-               "> 4 APPEND nowhere {3+}", "> abc", "< 4 NO [TRYCREATE]*", "> 5 APPEND nowhere {3}",
-               "< 5 NO [TRYCREATE]*", "> 6 APPEND work {0+}", "> ", "< 6 NO *", "> 7 APPEND work {3+}",
-               "> abc x", "< 7 BAD *", "> 8 SELECT work", "< * FLAGS (* foo)", "< * OK [PERMANENTFLAGS (* foo \\*)]*",
-               "< * 2 EXISTS", "< * 2 RECENT", "< * OK [UNSEEN 2]*", "< * OK [UIDVALIDITY *", "< * OK [UIDNEXT 3]*",
+    run(1,
+        SCRIPT(LOGIN, "> 1 CREATE work", "< 1 OK *",
+               "> 2 APPEND work (\\Seen foo) \"01-Feb-2020 10:00:00 +0100\" {75}", "< + OK",
+               "> " HELLO, "< 2 OK [APPENDUID * 1]*", "> 3 APPEND work {75+}", "> " HELLO,
+               "< 3 OK [APPENDUID * 2]*", "> 4 APPEND nowhere {3+}", "> abc", "< 4 NO [TRYCREATE]*",
+               "> 5 APPEND nowhere {3}", "< 5 NO [TRYCREATE]*", "> 6 APPEND work {0+}", "> ",
+               "< 6 NO *", "> 7 APPEND work {3+}", "> abc x", "< 7 BAD *", "> 8 SELECT work",
+               "< * FLAGS (* foo)", "< * OK [PERMANENTFLAGS (* foo \\*)]*", "< * 2 EXISTS",
+               "< * 2 RECENT", "< * OK [UNSEEN 2]*", "< * OK [UIDVALIDITY *", "< * OK [UIDNEXT 3]*",
                "< 8 OK [READ-WRITE]*", "> 9 FETCH 1:2 (FLAGS UID INTERNALDATE RFC822.SIZE)",
-               "< * 1 FETCH (UID 1 FLAGS (\\Seen foo \\Recent) INTERNALDATE \"01-Feb-2020 09:00:00 +0000\" RFC822.SIZE 75)",
+               "< * 1 FETCH (UID 1 FLAGS (\\Seen foo \\Recent) INTERNALDATE \"01-Feb-2020 09:00:00 "
+               "+0000\" RFC822.SIZE 75)",
                "< * 2 FETCH (UID 2 FLAGS (\\Recent) *", "< 9 OK *", "> 10 FETCH 2 BODY[TEXT]",
                "< * 2 FETCH (FLAGS (\\Seen \\Recent) BODY[TEXT] {9}", "< body text)", "< 10 OK *",
                "> 11 UID FETCH 2 (ENVELOPE BODYSTRUCTURE BODY.PEEK[HEADER.FIELDS (SUBJECT)])",
-               "< * 2 FETCH (UID 2 ENVELOPE (\"1 Jan 2020 00:00:00 +0000\" \"hello\" ((\"A\" NIL \"a\" \"b\")) * "
-               "BODYSTRUCTURE (\"text\" \"plain\" NIL NIL NIL \"7bit\" 9 1 NIL NIL NIL NIL) BODY[HEADER.FIELDS (SUBJECT)] {18}",
+               "< * 2 FETCH (UID 2 ENVELOPE (\"1 Jan 2020 00:00:00 +0000\" \"hello\" ((\"A\" NIL "
+               "\"a\" \"b\")) * "
+               "BODYSTRUCTURE (\"text\" \"plain\" NIL NIL NIL \"7bit\" 9 1 NIL NIL NIL NIL) "
+               "BODY[HEADER.FIELDS (SUBJECT)] {18}",
                "< Subject: hello", "< ", "< )", "< 11 OK *", "> 12 FETCH 3 FLAGS", "< 12 BAD *",
-               "> 13 UID FETCH 99 FLAGS", "< 13 OK *", "> 14 STORE 1:2 +FLAGS (\\Flagged bar)", "< * FLAGS *",
-               "< * OK [PERMANENTFLAGS *", "< * 1 FETCH (FLAGS (\\Flagged \\Seen foo bar \\Recent))",
+               "> 13 UID FETCH 99 FLAGS", "< 13 OK *", "> 14 STORE 1:2 +FLAGS (\\Flagged bar)",
+               "< * FLAGS *", "< * OK [PERMANENTFLAGS *",
+               "< * 1 FETCH (FLAGS (\\Flagged \\Seen foo bar \\Recent))",
                "< * 2 FETCH (FLAGS (\\Flagged \\Seen bar \\Recent))", "< 14 OK *",
-               "> 15 UID STORE 2 FLAGS.SILENT (\\Deleted)", "< 15 OK *", "> 16 SEARCH DELETED", "< * SEARCH 2",
-               "< 16 OK *", "> 17 UID SEARCH SUBJECT hello BODY text", "< * SEARCH 1 2", "< 17 OK *",
-               "> 18 SEARCH CHARSET x-no ALL", "< 18 NO [BADCHARSET*", "> 19 SEARCH SINCE 1-Jan-2021 SEEN", "< * SEARCH",
+               "> 15 UID STORE 2 FLAGS.SILENT (\\Deleted)", "< 15 OK *", "> 16 SEARCH DELETED",
+               "< * SEARCH 2", "< 16 OK *", "> 17 UID SEARCH SUBJECT hello BODY text",
+               "< * SEARCH 1 2", "< 17 OK *", "> 18 SEARCH CHARSET x-no ALL",
+               "< 18 NO [BADCHARSET*", "> 19 SEARCH SINCE 1-Jan-2021 SEEN", "< * SEARCH",
                "< 19 OK *", "> 20 COPY 1 nowhere", "< 20 NO [TRYCREATE]*", "> 21 COPY 1:2 INBOX",
-               "< 21 OK [COPYUID * 1:2 1:2]*", "> 22 EXPUNGE", "< * 2 EXPUNGE", "< 22 OK *", "> 23 CLOSE", "< 23 OK *",
-               "> 24 FETCH 1 FLAGS", "< 24 BAD *", "> 25 EXAMINE INBOX", "<* * 2 EXISTS", "<* 25 OK [READ-ONLY]*",
-               "> 26 STORE 1 +FLAGS \\Seen", "< 26 NO *", "> 27 FETCH 1 BODY[]<5.3>", "< * 1 FETCH (BODY[]<5> {3}", "<  A )",
-               "< 27 OK *", "> 28 UNSELECT", "< 28 OK *", "> 29 SELECT INBOX", "<* 29 OK *", "> 30 MOVE 2 work",
-               "< * OK [COPYUID * 2 3]*", "< * 2 EXPUNGE", "< 30 OK *", "> 31 UID EXPUNGE 1", "< 31 OK *", "> 32 CHECK",
-               "< 32 OK *", "> 33 FETCH 1 (FLAGS", "< 33 BAD *", "> 34 LOGOUT", "<* 34 OK *", "<!"));
+               "< 21 OK [COPYUID * 1:2 1:2]*", "> 22 EXPUNGE", "< * 2 EXPUNGE", "< 22 OK *",
+               "> 23 CLOSE", "< 23 OK *", "> 24 FETCH 1 FLAGS", "< 24 BAD *", "> 25 EXAMINE INBOX",
+               "<* * 2 EXISTS", "<* 25 OK [READ-ONLY]*", "> 26 STORE 1 +FLAGS \\Seen", "< 26 NO *",
+               "> 27 FETCH 1 BODY[]<5.3>", "< * 1 FETCH (BODY[]<5> {3}", "<  A )", "< 27 OK *",
+               "> 28 UNSELECT", "< 28 OK *", "> 29 SELECT INBOX", "<* 29 OK *", "> 30 MOVE 2 work",
+               "< * OK [COPYUID * 2 3]*", "< * 2 EXPUNGE", "< 30 OK *", "> 31 UID EXPUNGE 1",
+               "< 31 OK *", "> 32 CHECK", "< 32 OK *", "> 33 FETCH 1 (FLAGS", "< 33 BAD *",
+               "> 34 LOGOUT", "<* 34 OK *", "<!"));
 }
 
 /* Pipelined commands are answered in their order. */
 static void test_pipeline(void **state)
 {
     (void)state;
-    run(1, SCRIPT(LOGIN, "> 1 SELECT work\r\n2 NOOP\r\n3 FETCH 1 UID\r\n4 UID SEARCH ALL\r\n5 LOGOUT", "<* 1 OK *", "<* 2 OK *",
-               "< * 1 FETCH (UID 1)", "< 3 OK *", "< * SEARCH 1 3", "< 4 OK *", "< * BYE *", "< 5 OK *", "<!"));
+    run(1,
+        SCRIPT(LOGIN, "> 1 SELECT work\r\n2 NOOP\r\n3 FETCH 1 UID\r\n4 UID SEARCH ALL\r\n5 LOGOUT",
+               "<* 1 OK *", "<* 2 OK *", "< * 1 FETCH (UID 1)", "< 3 OK *", "< * SEARCH 1 3",
+               "< 4 OK *", "< * BYE *", "< 5 OK *", "<!"));
 }
 
-#define LOGIN2 "2< * OK [CAPABILITY IMAP4rev1 *", "2> a LOGIN user secret", "2< a OK [CAPABILITY *] Signed in"
+#define LOGIN2                                                                                     \
+    "2< * OK [CAPABILITY IMAP4rev1 *", "2> a LOGIN user secret", "2< a OK [CAPABILITY *] Signed in"
 
-/* What one session changes, the other is told: in IDLE at once, and never an expunge within FETCH. */
+/* What one session changes, the other is told: in IDLE at once, and never an expunge within FETCH.
+ */
 static void test_two_sessions(void **state)
 {
     (void)state;
-    run(2, SCRIPT(LOGIN, "> 1 CREATE both", "< 1 OK *", "> 2 SELECT both", "<* 2 OK *", "> 3 IDLE", "< + idling",
-                  LOGIN2, "2> 1 APPEND both {75+}", "2> " HELLO, "2< 1 OK *", "< * 1 EXISTS", "< * 1 RECENT",
-                  "2> 2 APPEND both {75+}", "2> " HELLO, "2< 2 OK *", "< * 2 EXISTS", "< * 2 RECENT",
-                  "2> 3 SELECT both", "2<* 3 OK *", "2> 4 STORE 1 +FLAGS.SILENT (\\Deleted \\Flagged)", "2< 4 OK *",
-                  "< * 1 FETCH (FLAGS (\\Flagged \\Deleted*", "> DONE", "< 3 OK *", "> 4 NOOP", "< 4 OK *",
-                  "2> 5 EXPUNGE", "2< * 1 EXPUNGE", "2< 5 OK *", "> 5 FETCH 1:2 UID", "< * 1 FETCH (UID 1)",
-                  "< * 2 FETCH (UID 2)", "< 5 OK *", "> 6 FETCH 1 BODY.PEEK[TEXT]", "< * 1 FETCH (BODY[TEXT] {9}",
-                  "< body text)", "< 6 OK *", "> 7 UID FETCH 2 FLAGS", "< * 2 FETCH (UID 2 FLAGS *",
+    run(2, SCRIPT(LOGIN, "> 1 CREATE both", "< 1 OK *", "> 2 SELECT both", "<* 2 OK *", "> 3 IDLE",
+                  "< + idling", LOGIN2, "2> 1 APPEND both {75+}", "2> " HELLO, "2< 1 OK *",
+                  "< * 1 EXISTS", "< * 1 RECENT", "2> 2 APPEND both {75+}", "2> " HELLO,
+                  "2< 2 OK *", "< * 2 EXISTS", "< * 2 RECENT", "2> 3 SELECT both", "2<* 3 OK *",
+                  "2> 4 STORE 1 +FLAGS.SILENT (\\Deleted \\Flagged)", "2< 4 OK *",
+                  "< * 1 FETCH (FLAGS (\\Flagged \\Deleted*", "> DONE", "< 3 OK *", "> 4 NOOP",
+                  "< 4 OK *", "2> 5 EXPUNGE", "2< * 1 EXPUNGE", "2< 5 OK *", "> 5 FETCH 1:2 UID",
+                  "< * 1 FETCH (UID 1)", "< * 2 FETCH (UID 2)", "< 5 OK *",
+                  "> 6 FETCH 1 BODY.PEEK[TEXT]", "< * 1 FETCH (BODY[TEXT] {9}", "< body text)",
+                  "< 6 OK *", "> 7 UID FETCH 2 FLAGS", "< * 2 FETCH (UID 2 FLAGS *",
                   "< * 1 EXPUNGE", "< 7 OK *", "> 8 IDLE", "< + idling", "> BREAK", "< 8 BAD *",
                   "2> 6 DELETE both", "2< 6 OK *", "> 9 NOOP", "< * BYE *", "<!"));
 }
@@ -283,7 +307,8 @@ static void append_large(void *arg)
         stage_add(s, str_make(line, (size_t)n), &e);
     }
     stage_add(s, STR("needle in the hay\r\n--b--\r\n"), &e);
-    if (mailbox_append(acc.id, STR("large"), s, head, 0, NULL, 0, date_now(), &validity, &uid, &e) != 0)
+    if (mailbox_append(acc.id, STR("large"), s, head, 0, NULL, 0, date_now(), &validity, &uid,
+                       &e) != 0)
         fail_msg("%s", e.text);
     stage_free(&s);
     arena_free(&a);
@@ -294,15 +319,20 @@ static void test_large(void **state)
     (void)state;
     run(1, SCRIPT(LOGIN, "> 1 CREATE large", "< 1 OK *"));
     task_run_main(append_large, NULL);
-    run(1, SCRIPT(LOGIN, "> 1 SELECT large", "<* 1 OK *", "> 2 FETCH 1 BODYSTRUCTURE",
-                  "< * 1 FETCH (BODYSTRUCTURE ((\"text\" \"plain\" NIL NIL NIL \"7bit\" 5 1 NIL NIL NIL NIL)"
-                  "(\"text\" \"plain\" NIL NIL NIL \"7bit\" 700017 20001 NIL NIL NIL NIL) \"mixed\" *",
-                  "< 2 OK *", "> 3 FETCH 1 BODY[1]", "< * 1 FETCH (FLAGS (\\Seen \\Recent) BODY[1] {5}", "< first)", "< 3 OK *",
-                  "> 4 FETCH 1 BODY.PEEK[2]<699990.100>", "< * 1 FETCH (BODY[2]<699990> {27}", "< rge text", "< needle in the hay)",
-                  "< 4 OK *", "> 5 FETCH 1 BODY.PEEK[]", "< * 1 FETCH (BODY[] {7*", "<* line number 019999 *", "<* )", "< 5 OK *",
-                  "> 6 SEARCH BODY \"needle in\"", "< * SEARCH 1", "< 6 OK *", "> 7 SEARCH TEXT missing", "< * SEARCH", "< 7 OK *",
-                  "> 8 FETCH 1 BODY.PEEK[2.MIME]", "< * 1 FETCH (BODY[2.MIME] {28}", "< Content-Type: text/plain", "< ", "< )",
-                  "< 8 OK *"));
+    run(1,
+        SCRIPT(LOGIN, "> 1 SELECT large", "<* 1 OK *", "> 2 FETCH 1 BODYSTRUCTURE",
+               "< * 1 FETCH (BODYSTRUCTURE ((\"text\" \"plain\" NIL NIL NIL \"7bit\" 5 1 NIL NIL "
+               "NIL NIL)"
+               "(\"text\" \"plain\" NIL NIL NIL \"7bit\" 720017 20001 NIL NIL NIL NIL) \"mixed\" *",
+               "< 2 OK *", "> 3 FETCH 1 BODY[1]",
+               "< * 1 FETCH (FLAGS (\\Seen \\Recent) BODY[1] {5}", "< first)", "< 3 OK *",
+               "> 4 FETCH 1 BODY.PEEK[2]<719990.100>", "< * 1 FETCH (BODY[2]<719990> {27}",
+               "< rge text", "< needle in the hay)", "< 4 OK *", "> 5 FETCH 1 BODY.PEEK[]",
+               "< * 1 FETCH (BODY[] {7*", "<* line number 019999 *", "<* )", "< 5 OK *",
+               "> 6 SEARCH BODY \"needle in\"", "< * SEARCH 1", "< 6 OK *",
+               "> 7 SEARCH TEXT missing", "< * SEARCH", "< 7 OK *", "> 8 FETCH 1 BODY.PEEK[2.MIME]",
+               "< * 1 FETCH (BODY[2.MIME] {28}", "< Content-Type: text/plain", "< ", "< )",
+               "< 8 OK *"));
 }
 
 /* Clients that leave in the middle of something. */
@@ -314,7 +344,8 @@ static void test_leaving(void **state)
     run(1, SCRIPT(LOGIN, "> 1 SELECT work"));
     run(1, SCRIPT(LOGIN, "> 1 SELECT work", "<* 1 OK *", "> 2 IDLE", "< + idling"));
     run(1, SCRIPT(LOGIN, "> 1 APPEND work {1000}", "< + OK", "> begun"));
-    run(1, SCRIPT(LOGIN, "> 1 SELECT large", "<* 1 OK *", "> 2 FETCH 1 BODY[]\r\n3 SEARCH BODY x\r\n4 FETCH 1 BODY[]"));
+    run(1, SCRIPT(LOGIN, "> 1 SELECT large", "<* 1 OK *",
+                  "> 2 FETCH 1 BODY[]\r\n3 SEARCH BODY x\r\n4 FETCH 1 BODY[]"));
     run(1, SCRIPT(LOGIN, "> 1 LOGIN user {99999999}", "< 1 BAD *", "> 2 LOGIN user {70000+}"));
     run(3, SCRIPT("1< * OK *", "2< * OK *", "3< * OK *"));
 }
@@ -332,6 +363,7 @@ static void make_user(void *arg)
 static int setup(void **state)
 {
     (void)state;
+    signal(SIGPIPE, SIG_IGN);
     test_store_start();
     task_run_main(make_user, NULL);
     return 0;

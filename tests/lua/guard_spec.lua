@@ -1,0 +1,53 @@
+-- The guard's decisions, fact by fact.
+
+local guard = host.env("guard")
+
+local function ask(name, facts)
+  local what, reply = guard:call(name, facts)
+  assert(what == "done", reply)
+  return reply:sub(1, 9)
+end
+
+describe("guard", function()
+  it("lets only valid clients connect", function()
+    assert(ask("connect", {valid_client = true}) == "")
+    assert(ask("connect", {valid_client = false}) == "554 5.7.1")
+    assert(ask("connect", {}) == "554 5.7.1")
+  end)
+
+  it("demands TLS and signing in where the service does", function()
+    assert(ask("mail", {tls_required = true, tls = false}) == "530 5.7.0")
+    assert(ask("mail", {tls_required = true, tls = true}) == "")
+    assert(ask("mail", {auth_required = true}) == "530 5.7.0")
+    assert(ask("mail", {auth_required = true, authenticated = true}) == "")
+    assert(ask("mail", {auth_required = true, allow_unauth = true}) == "")
+    assert(ask("mail", {size = 2001, max_size = 2000}) == "552 5.3.4")
+    assert(ask("mail", {size = 2000, max_size = 2000}) == "")
+    assert(ask("mail", {size = 2001, max_size = 0}) == "")
+  end)
+
+  it("relays for nobody it does not know", function()
+    assert(ask("rcpt", {kind = "remote"}) == "550 5.7.1")
+    assert(ask("rcpt", {kind = "remote", relay = true}) == "")
+    assert(ask("rcpt", {kind = "remote", authenticated = true}) == "")
+    assert(ask("rcpt", {kind = "remote", local_client = true, valid_client = true}) == "550 5.7.1")
+    assert(ask("rcpt", {kind = "remote", authenticated = true, may_send_remote = false}) == "550 5.7.1")
+    assert(ask("rcpt", {kind = "local"}) == "")
+    assert(ask("rcpt", {kind = "discard"}) == "")
+    assert(ask("rcpt", {kind = "unknown", authenticated = true}) == "550 5.1.1")
+    assert(ask("rcpt", {}) == "550 5.1.1")
+    assert(ask("rcpt", {kind = "local", recipients = 100, max_recipients = 100}) == "452 4.5.3")
+  end)
+
+  it("ends loops and refuses what is too large", function()
+    assert(ask("message", {size = 11, max_size = 10}) == "552 5.3.4")
+    assert(ask("message", {size = 10, max_size = 10, hops = 50, max_hops = 50}) == "")
+    assert(ask("message", {hops = 51, max_hops = 50}) == "554 5.4.6")
+  end)
+
+  it("cannot be replaced by a site's script", function()
+    local own = host.env("guard", "function rcpt() return '' end")
+    local _, reply = own:call("rcpt", {kind = "unknown"})
+    assert(reply:sub(1, 3) == "550")
+  end)
+end)
