@@ -185,8 +185,6 @@ static int store(struct import *im, const struct file *f, struct err *e)
                                     .head_count = 1, .targets = &t, .target_count = 1,
                                     .trace = STR(""), .kind = "import"};
         rc = deliver_commit(&m, &id, e);
-        if (rc == 0)
-            stage = NULL;
     }
     stage_free(&stage);
     arena_free(&a);

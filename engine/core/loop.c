@@ -283,6 +283,15 @@ void loop_on_signal(int signo, void (*fn)(void *, int), void *ctx)
 void loop_forget(void)
 {
     /* Freeing the base would take the parent's descriptors out of the epoll set that both share. */
+    if (base != NULL) {
+        list_free(&now_list);
+        list_free(&next_list);
+    }
+    static struct event_base *parents_base;
+    static struct watch *parents_watch;
+    parents_base = base; /* still reachable, for leak checkers */
+    parents_watch = signal_watch;
+    (void)parents_base, (void)parents_watch;
     base = NULL;
     signal_watch = NULL;
     signal_count = 0;

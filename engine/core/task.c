@@ -20,6 +20,7 @@
 #ifdef TASK_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
 #endif
 
 struct task {
@@ -60,12 +61,18 @@ static struct task *task_take(void)
         abort();
     t = xcalloc(1, sizeof *t);
     t->stack = m + guard;
+#ifdef TASK_ASAN
+    __lsan_register_root_region(t->stack, TASK_STACK); /* what a parked task holds is not lost */
+#endif
     return t;
 }
 
 static void stack_unmap(struct task *t)
 {
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
+#ifdef TASK_ASAN
+    __lsan_unregister_root_region(t->stack, TASK_STACK);
+#endif
     munmap(t->stack - guard, TASK_STACK + guard);
     free(t);
 }

@@ -674,10 +674,7 @@ static int commit(struct smtp_session *s, struct delivery *d, const struct outco
         ledger_session(s->tx.trace, m.peer, m.ledger_inputs, m.ledger_steps);
         return 0;
     }
-    if (deliver_commit(&m, &id, e) != 0)
-        return -1;
-    s->in.body = NULL; /* taken over */
-    return 0;
+    return deliver_commit(&m, &id, e);
 }
 
 static void after_commit(struct smtp_session *s, struct delivery *d)

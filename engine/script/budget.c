@@ -13,7 +13,7 @@
 #include <time.h>
 
 struct call *host_call;
-uint64_t budget_cpu_ms = SCRIPT_CPU_MS;
+uint64_t budget_cpu_ms = SCRIPT_CPU_MS, budget_wall_ms = SCRIPT_WALL_MS;
 
 static uint64_t cpu_now(void)
 {
@@ -47,7 +47,7 @@ void budget_init(struct call *c, struct hook_env *env, const char *hook, bool ma
 {
     *c = (struct call){.env = env, .hook = hook, .manage = manage, .may_await = true};
     c->cpu_max_ns = (manage ? (uint64_t)SCRIPT_RUN_CPU_MS : budget_cpu_ms) * 1000000u;
-    c->wall_end_ns = loop_ns() + (manage ? (uint64_t)SCRIPT_RUN_WALL_MS : SCRIPT_WALL_MS) * 1000000u;
+    c->wall_end_ns = loop_ns() + (manage ? (uint64_t)SCRIPT_RUN_WALL_MS : budget_wall_ms) * 1000000u;
     c->output_max = manage ? SCRIPT_RUN_OUTPUT : SCRIPT_OUTPUT;
     c->ignore_cancel = task_cancelled();
 }

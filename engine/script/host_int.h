@@ -138,8 +138,8 @@ extern lua_State *host_L;
 /* Pushes the table of everything that environments have in common. */
 void host_push_common(lua_State *L);
 extern struct call *host_call;
-/* Computing time of a call, SCRIPT_CPU_MS; tests take less. */
-extern uint64_t budget_cpu_ms;
+/* Computing time and time in all of a call, SCRIPT_CPU_MS and SCRIPT_WALL_MS; tests take less. */
+extern uint64_t budget_cpu_ms, budget_wall_ms;
 
 /* Runs fn(L) with `ud` as its light userdata argument on the host's own thread; must not wait.  -1: it
  * raised an error (memory), which is logged. */

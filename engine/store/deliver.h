@@ -49,7 +49,7 @@ struct deliver_remote { /* a queue row: spec 5, architecture 4 */
     bool hold;
 };
 struct deliver_message {
-    struct stage *stage;            /* the body; taken over on success */
+    struct stage *stage;            /* the body; still to be freed by the caller */
     struct str sender;              /* envelope sender, "" for the null one */
     struct str env_id, ret;         /* RFC 3461 ENVID and RET */
     struct deliver_head *heads;

@@ -135,6 +135,13 @@ class Server:
         wait_until(lambda: not self.pids(), 20, 'the killed processes to go')
         self.process = None
 
+    def sanitizers(self):
+        """What AddressSanitizer and UBSan found (builds with -DSANITIZE=ON)."""
+        log = self.log()
+        at = min((i for i in (log.find('ERROR: AddressSanitizer'), log.find('ERROR: LeakSanitizer'),
+                              log.find('runtime error:')) if i >= 0), default=-1)
+        return log[at:at + 4000] if at >= 0 else ''
+
     def remove(self):
         with contextlib.suppress(AssertionError):
             self.stop()
@@ -149,7 +156,12 @@ class Server:
     def __exit__(self, *exc):
         if exc[0] is not None:
             sys.stderr.write(f'--- server log ({self.folder}):\n{self.log()[-4000:]}\n')
+        else:
+            with contextlib.suppress(AssertionError):
+                self.stop()
+        found = self.sanitizers()
         self.remove()
+        assert not found, found
 
     # --- looking in
     def port(self, service):

@@ -2,12 +2,13 @@
 #include "core/limits.h"
 #include "mail/address.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static struct arena *a;
 

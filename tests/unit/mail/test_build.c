@@ -1,12 +1,13 @@
 /* Lines and messages of our own. */
 #include "mail/build.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static void same(struct buf *b, const char *want)
 {

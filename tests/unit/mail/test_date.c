@@ -1,12 +1,13 @@
 /* Dates in and out. */
 #include "mail/date.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static void reads(const char *text, int64_t secs, int zone)
 {

@@ -2,13 +2,14 @@
 #include "mail/charset.h"
 #include "mail/encode.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static struct arena *a;
 

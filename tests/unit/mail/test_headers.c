@@ -1,12 +1,13 @@
 /* Header sections: fields, folds, damage, the end of a section. */
 #include "mail/headers.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static void test_fields(void **state)
 {

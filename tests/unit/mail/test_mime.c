@@ -4,13 +4,14 @@
 #include "mail/mime.h"
 #include "mail/structure.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static struct arena *a;
 

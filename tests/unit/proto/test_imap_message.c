@@ -4,12 +4,13 @@
 #include "proto/imap_match.h"
 #include "proto/imap_message.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static struct arena *a;
 

@@ -1,12 +1,13 @@
 /* Parsing of IMAP commands: strings, sets, flags, FETCH items, SEARCH keys, LIST patterns. */
 #include "proto/imap_int.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static struct arena *a;
 

@@ -13,12 +13,13 @@
 #include "support/pg.h"
 
 #include <arpa/inet.h>
-#include <cmocka.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+
+#include <cmocka.h>
 
 static const struct service svc = {SERVICE_IMAP, SERVICE_STARTTLS, 5, "imap", NULL};
 

@@ -380,9 +380,35 @@ IN_TASK(test_fail_modes)
     env_drop(&env);
 }
 
+/* --- the wall: waiting counts too, and no pcall gets around it ------------------------------------------------ */
+IN_TASK(test_wall)
+{
+    static const char *const texts[] = {
+        "mail.sleep(30000)",
+        "while true do pcall(mail.sleep, 20) end",
+        "while true do coroutine.wrap(function() pcall(mail.sleep, 20) end)() end",
+    };
+    (void)unused;
+    budget_wall_ms = 200;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        char text[300];
+        snprintf(text, sizeof text, "function DoMAILFROM()\n%s\nend", texts[i]);
+        struct hook_env *env = env_of("smtpsvr", text);
+        uint64_t before = now_ms();
+        struct outcome o = call_hook(env, HOOK_SMTPSVR_DoMAILFROM, 0, NULL);
+        CHECK(o.what == HOOK_FAILED && o.e.cls == ERR_TIMEOUT);
+        CHECK(strstr(o.e.text, "smtpsvr.lua:2: ended: took longer") != NULL);
+        CHECK(now_ms() - before >= 200 && now_ms() - before < 1000);
+        outcome_free(&o);
+        env_drop(&env);
+    }
+    budget_wall_ms = SCRIPT_WALL_MS;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wall),
         cmocka_unit_test(test_waits),      cmocka_unit_test(test_sessions), cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_fail_modes), cmocka_unit_test(test_deep),     cmocka_unit_test(test_bad),
     };
