@@ -22,6 +22,10 @@
 #define IMAP_LITERAL_MAX 65536  /* a literal that is not a message */
 #define IMAP_COMMAND_MAX (1024 * 1024) /* all lines and literals of one command but APPEND's message */
 
+/* DNS */
+#define DNS_SECONDS 10       /* a question without answer; resolvers themselves give up after about as long */
+#define DNS_LOOKUPS_MAX 4096 /* questions of a worker at once, abandoned ones included */
+
 /* messages */
 #define MESSAGE_MAX (512u * 1024 * 1024) /* outer bound of the settings: one bytea field ends at 1 GB */
 #define HEADER_MAX (1024 * 1024) /* head of a message that is parsed; the rest is stored, but not looked at */

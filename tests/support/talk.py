@@ -45,38 +45,45 @@ def matches(line, pattern):
 
 
 def play(server, path):
-    conn = None
+    state = [None]
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip() or line.startswith('#'):
             continue
-        where = f'{path.name}:{number}'
-        word, _, rest = line.partition(' ')
-        if word == 'service':
-            if conn:
-                conn.close()
-            conn = Conn(server.port(rest.strip()))
-        elif word == 'C:':
-            conn.send(unescape(rest) + b'\r\n')
-        elif word == 'C-:':
-            conn.send(unescape(rest))
-        elif word == 'S:':
-            got = conn.line()
-            assert matches(got, rest), f'{where}: expected {rest!r}, got {got!r}'
-        elif word == 'S*:':
-            seen = []
-            while True:
-                seen.append(conn.line())
-                if matches(seen[-1], rest):
-                    break
-                assert len(seen) < 1000, f'{where}: never saw {rest!r}'
-        elif word == 'starttls':
-            conn.start_tls()
-        elif word == 'closed':
-            assert conn.closed(), f'{where}: still open'
-        else:
-            raise AssertionError(f'{where}: what is {word!r}?')
-    if conn:
-        conn.close()
+        try:
+            step(server, state, line, f'{path.name}:{number}')
+        except (OSError, EOFError) as e:
+            raise AssertionError(f'{path.name}:{number}: {line!r}: {e}')
+    if state[0]:
+        state[0].close()
+
+
+def step(server, state, line, where):
+    conn = state[0]
+    word, _, rest = line.partition(' ')
+    if word == 'service':
+        if conn:
+            conn.close()
+        state[0] = Conn(server.port(rest.strip()))
+    elif word == 'C:':
+        conn.send(unescape(rest) + b'\r\n')
+    elif word == 'C-:':
+        conn.send(unescape(rest))
+    elif word == 'S:':
+        got = conn.line()
+        assert matches(got, rest), f'{where}: expected {rest!r}, got {got!r}'
+    elif word == 'S*:':
+        seen = []
+        while True:
+            seen.append(conn.line())
+            if matches(seen[-1], rest):
+                break
+            assert len(seen) < 1000, f'{where}: never saw {rest!r}'
+    elif word == 'starttls':
+        conn.start_tls()
+    elif word == 'closed':
+        assert conn.closed(), f'{where}: still open'
+    else:
+        raise AssertionError(f'{where}: what is {word!r}?')
 
 
 def run():
