@@ -9,6 +9,7 @@
 #include "core/shm.h"
 #include "core/task.h"
 #include "core/work.h"
+#include "net/dns.h"
 #include "script/script.h"
 #include "store/access.h"
 #include "store/bus.h"
@@ -31,6 +32,14 @@ static bool stopping, refreshing, working;
 static int exit_status;
 static char who[32];
 
+static void open_dns(void)
+{
+    struct err e = ERR_INIT;
+
+    if (dns_open(setting_str("dns.servers"), setting_str("dns.trust_anchor_file"), &e) != 0)
+        log_error("app", "DNS: %s", e.text);
+}
+
 /* Settings and access rules are refreshed in the background when their generation moved. */
 static void refresh_task(void *arg)
 {
@@ -41,6 +50,7 @@ static void refresh_task(void *arg)
         log_warn("app", "settings not refreshed: %s", e.text);
     if (access_stale() && access_load(&e) != 0)
         log_warn("app", "access rules not refreshed: %s", e.text);
+    open_dns();
     refreshing = false;
 }
 
@@ -146,6 +156,7 @@ static void start_task(void *arg)
             return;
         task_sleep(RETRY_MS, NULL);
     }
+    open_dns();
     if (script_open(config_share(), config.safe, &e) != 0) {
         log_error("app", "scripts: %s", e.text);
         exit_status = 3;
@@ -190,6 +201,7 @@ int worker_main(const struct worker_start *w)
     loop_run();
     script_close();
     bus_close();
+    dns_close();
     db_close();
     work_stop();
     timer_free(&beat);

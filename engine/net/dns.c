@@ -418,9 +418,9 @@ struct str dns_reverse_name(struct arena *a, const struct sockaddr_storage *peer
 
 /* --- opening ---------------------------------------------------------------------------------- */
 
-static bool option(const char *name, const char *value, struct err *e)
+static bool option(struct ub_ctx *c, const char *name, const char *value, struct err *e)
 {
-    int rc = ub_ctx_set_option(ctx, name, value);
+    int rc = ub_ctx_set_option(c, name, value);
 
     if (rc != 0)
         err_set(e, ERR_INTERNAL, "DNS option %s %s: %s", name, value, ub_strerror(rc));
@@ -444,7 +444,7 @@ static bool server_valid(struct str s)
     return inet_pton(AF_INET, ip, &a4) == 1 || inet_pton(AF_INET6, ip, &a6) == 1;
 }
 
-static int set_servers(struct str servers, struct err *e)
+static int set_servers(struct ub_ctx *c, struct str servers, struct err *e)
 {
     bool any = false;
     int rc;
@@ -457,11 +457,11 @@ static int set_servers(struct str servers, struct err *e)
         if (!server_valid(one))
             return err_set(e, ERR_SYNTAX, "dns.servers: not an address: %.*s", STR_ARG(one));
         snprintf(text, sizeof text, "%.*s", STR_ARG(one));
-        if ((rc = ub_ctx_set_fwd(ctx, text)) != 0)
+        if ((rc = ub_ctx_set_fwd(c, text)) != 0)
             return err_set(e, ERR_SYNTAX, "dns.servers: %s: %s", text, ub_strerror(rc));
         any = true;
     }
-    if (!any && (rc = ub_ctx_resolvconf(ctx, NULL)) != 0)
+    if (!any && (rc = ub_ctx_resolvconf(c, NULL)) != 0)
         log_warn("net", "resolv.conf: %s; asking the root servers", ub_strerror(rc));
     return 0;
 }
@@ -492,35 +492,45 @@ static char *copy(struct str s)
     return z;
 }
 
+static int set_anchor(struct ub_ctx *c, struct str file, struct err *e)
+{
+    if (file.n == 0)
+        return 0;
+    char *name = copy(file);
+    int rc = ub_ctx_add_ta_file(c, name);
+    if (rc != 0)
+        err_set(e, ERR_SYNTAX, "dns.trust_anchor_file: %s", ub_strerror(rc));
+    free(name);
+    return rc == 0 ? 0 : -1;
+}
+
 int dns_open(struct str servers, struct str anchor_file, struct err *e)
 {
-    int rc;
-
     if (ctx != NULL && str_eqz(servers, open_servers) && str_eqz(anchor_file, open_anchor))
         return 0;
-    dns_close();
-    ctx = ub_ctx_create_event(loop_base());
-    if (ctx == NULL)
+    struct ub_ctx *c = ub_ctx_create_event(loop_base());
+    if (c == NULL)
         return err_set(e, ERR_INTERNAL, "cannot make a DNS resolver");
-    ub_ctx_debugout(ctx, NULL);
+    ub_ctx_debugout(c, NULL);
     /* A resolver on this machine is the usual case; addresses of private networks and the domain
      * "test" are the business of the site's own servers, not of built-in empty zones; a server that
      * was silent for a while is tried again soon. */
-    bool ok = option("do-not-query-localhost:", "no", e) && option("unblock-lan-zones:", "yes", e) &&
-              option("insecure-lan-zones:", "yes", e) &&
-              option("local-zone:", "test. nodefault", e) &&
-              option("infra-host-ttl:", "60", e) && option("infra-keep-probing:", "yes", e) &&
-              option("outgoing-range:", "256", e) && option("num-queries-per-thread:", "1024", e);
-    if (!ok || set_servers(servers, e) != 0) {
-        dns_close();
+    static const char *const options[][2] = {
+        {"do-not-query-localhost:", "no"}, {"unblock-lan-zones:", "yes"},
+        {"insecure-lan-zones:", "yes"},    {"local-zone:", "test. nodefault"},
+        {"infra-host-ttl:", "60"},         {"infra-keep-probing:", "yes"},
+        {"outgoing-range:", "256"},        {"num-queries-per-thread:", "1024"},
+    };
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof options / sizeof *options; i++)
+        ok = option(c, options[i][0], options[i][1], e);
+    if (!ok || set_servers(c, servers, e) != 0 || set_anchor(c, anchor_file, e) != 0) {
+        ub_ctx_delete(c);
         return -1;
     }
+    dns_close();
+    ctx = c;
     open_servers = copy(servers);
     open_anchor = copy(anchor_file);
-    if (anchor_file.n > 0 && (rc = ub_ctx_add_ta_file(ctx, open_anchor)) != 0) {
-        err_set(e, ERR_SYNTAX, "dns.trust_anchor_file: %s", ub_strerror(rc));
-        dns_close();
-        return -1;
-    }
     return 0;
 }

@@ -33,7 +33,8 @@ struct dns_answer {
 
 /* `servers`: "ip[@port], ip[@port]"; empty: those of /etc/resolv.conf.  `anchor_file`: DNSSEC trust
  * anchors, or empty: nothing is validated.  Called again it does nothing when both are as before;
- * otherwise questions under way end with TEMP and the new servers are asked from then on.  SYNTAX. */
+ * otherwise questions under way end with TEMP and the new servers are asked from then on.  On error all stays
+ * as it was.  SYNTAX. */
 int dns_open(struct str servers, struct str anchor_file, struct err *e);
 void dns_close(void);
 

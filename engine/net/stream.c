@@ -23,7 +23,8 @@ enum {
     OUT_CAP = 64 * 1024 * 1024, /* one FETCH response may be a whole message; writers in tasks park long before */
     HIGH_WATER = 256 * 1024,
     LOW_WATER = 64 * 1024,
-    FINISH_SECONDS = 10
+    FINISH_SECONDS = 10,
+    LINGER_SECONDS = 2
 };
 
 struct stream {
@@ -36,12 +37,15 @@ struct stream {
     void *ctx;
     SSL *ssl;
     struct task *writer; /* parked at the high-water mark */
+    size_t told;         /* bytes in `in` when the owner last looked and left the rest */
     uint64_t deadline;   /* loop_ms() of the idle timeout, 0: none */
     unsigned timeout_s;
     unsigned depth; /* of callbacks under way */
-    bool paused, announce, handshaking, finishing, eof, closed, told_closed, dead;
+    bool paused, frozen, announce, handshaking, finishing, eof, closed, told_closed, dead;
     bool ssl_want_write; /* TLS needs to write before it can go on */
     bool drained_due;
+    bool fresh;     /* bytes came since the owner last looked */
+    bool lingering; /* all is sent; what still comes is dropped until the peer has closed, too */
     char error[120];
     char peer_text[INET6_ADDRSTRLEN];
     struct sockaddr_storage peer, local;
@@ -100,7 +104,7 @@ static void update_watch(struct stream *s)
     if (s->closed)
         return;
     bool room = s->in.len < s->in.cap;
-    bool want_read = !s->eof && (room || s->handshaking);
+    bool want_read = !s->eof && !s->frozen && (room || s->handshaking);
     bool want_write = (s->out.len > 0 && !s->handshaking) || s->ssl_want_write;
     watch_set(s->watch, (want_read ? WATCH_READ : 0) | (want_write ? WATCH_WRITE : 0));
 }
@@ -209,7 +213,8 @@ static void on_ready(void *ctx, int what)
             flush_out(s);
         bool got = false;
         /* At most four chunks a turn, so that one fast sender does not starve the others. */
-        for (int i = 0; i < 4 && !s->closed && !s->eof && s->in.len < s->in.cap; i++) {
+        for (int i = 0; i < 4 && !s->closed && !s->eof && !s->frozen && s->in.len < s->in.cap;
+             i++) {
             size_t want = s->in.cap - s->in.len;
             char *p = buf_room(&s->in, want < READ_CHUNK ? want : READ_CHUNK);
             if (p == NULL)
@@ -358,6 +363,13 @@ void stream_in_cap(struct stream *s, size_t cap)
 {
     s->in.cap = cap;
     update_watch(s);
+}
+
+void stream_freeze(struct stream *s, bool on)
+{
+    s->frozen = on;
+    if (!on)
+        update_watch(s);
 }
 
 void stream_pause(struct stream *s)

@@ -36,6 +36,9 @@ void stream_free(struct stream **s);
 struct buf *stream_in(struct stream *s);
 /* Raises or lowers the cap of the input buffer (IMAP literals, SMTP data). */
 void stream_in_cap(struct stream *s, size_t cap);
+/* Even a paused stream goes on reading into its buffer, which may move it.  A task that works on
+ * bytes in place and may park meanwhile freezes the buffer first. */
+void stream_freeze(struct stream *s, bool on);
 void stream_pause(struct stream *s);
 /* STREAM_DATA follows in the next turn when bytes are waiting. */
 void stream_resume(struct stream *s);

@@ -80,8 +80,10 @@ static bool receive(struct imap_session *s, struct append *p, uint64_t left, boo
             return false;
         struct buf *in = stream_in(s->stream);
         struct str piece = str_head(buf_str(in), left < SIZE_MAX ? (size_t)left : SIZE_MAX);
+        stream_freeze(s->stream, true); /* taking the bytes may park */
         if (p && !*failed && take(p, piece) != 0)
             *failed = true; /* the rest is still read: the client cannot be stopped */
+        stream_freeze(s->stream, false);
         left -= piece.n;
         buf_consume(in, piece.n);
     }

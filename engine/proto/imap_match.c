@@ -1,5 +1,6 @@
 #include "proto/imap_match.h"
 
+#include "mail/address.h"
 #include "mail/charset.h"
 #include "mail/date.h"
 #include "mail/encode.h"
@@ -40,6 +41,24 @@ static bool contains(struct str hay, struct str needle)
     return needle.n == 0 || (hay.n >= needle.n && memmem(hay.p, hay.n, needle.p, needle.n) != NULL);
 }
 
+/* FROM, TO, CC and BCC ask about the envelope (RFC 3501 6.4.4), where comments and folds inside an
+ * address are gone. */
+static bool address_match(const struct imap_key *k, const struct imap_facts *f, struct str value)
+{
+    if (!str_eqiz(k->name, "From") && !str_eqiz(k->name, "To") && !str_eqiz(k->name, "Cc") &&
+        !str_eqiz(k->name, "Bcc"))
+        return false;
+    for (const struct list_entry *x = address_list(f->a, value); x != NULL; x = x->next) {
+        if (x->kind != LIST_MAILBOX)
+            continue;
+        struct str plain = arena_printf(f->a, "%.*s <%.*s@%.*s>", STR_ARG(x->name),
+                                        STR_ARG(x->local), STR_ARG(x->domain));
+        if (contains(utf8_fold(f->a, word_decode(f->a, plain)), k->text))
+            return true;
+    }
+    return false;
+}
+
 static bool header_match(const struct imap_key *k, const struct imap_facts *f)
 {
     struct header_field h;
@@ -48,7 +67,8 @@ static bool header_match(const struct imap_key *k, const struct imap_facts *f)
     while (header_find_next(f->head, k->name, &at, &h)) {
         if (k->text.n == 0)
             return true; /* the field is there (RFC 3501 6.4.4 HEADER) */
-        if (contains(utf8_fold(f->a, word_decode(f->a, h.value)), k->text))
+        if (contains(utf8_fold(f->a, word_decode(f->a, h.value)), k->text) ||
+            address_match(k, f, h.value))
             return true;
     }
     return false;

@@ -225,11 +225,20 @@ bool imap_nz_number(struct imap_in *in, uint32_t *r)
     return imap_number(in, r) && (*r > 0 || imap_bad(in, "number must not be zero"));
 }
 
+/* What is no modified UTF-7 is taken as it stands: such a name can be asked for, and is not found. */
+static bool lenient_name(struct arena *a, struct str wire, struct str *r)
+{
+    if (mutf7_decode(a, wire, r))
+        return true;
+    *r = wire;
+    return str_utf8(wire) && str_chr(wire, '\0') < 0;
+}
+
 bool imap_mailbox_name(struct arena *a, struct str wire, struct str *r)
 {
     struct str s;
 
-    if (!mutf7_decode(a, wire, &s))
+    if (!lenient_name(a, wire, &s))
         return false;
     if (s.n >= 5 && str_eqiz(str_head(s, 5), "INBOX") && (s.n == 5 || s.p[5] == '/')) {
         char *copy = arena_dupz(a, s);
@@ -260,7 +269,7 @@ bool imap_list_mailbox(struct imap_in *in, struct str *r)
     } else if (!take(in, list_char, &wire, "mailbox pattern expected")) {
         return false;
     }
-    return mutf7_decode(in->a, wire, r) || imap_bad(in, "mailbox name is not in modified UTF-7");
+    return lenient_name(in->a, wire, r) || imap_bad(in, "mailbox name is not in modified UTF-7");
 }
 
 bool imap_date(struct imap_in *in, int32_t *days_r)

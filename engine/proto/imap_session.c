@@ -15,7 +15,8 @@
 #include <string.h>
 
 /* Before sign-in nobody needs long commands, and nobody may hold our memory with them. */
-enum { PREAUTH_MAX = 16384, BAD_MAX = 20 };
+/* Before sign-in ID is the longest command: 30 pairs of 30 and 1,024 octets (RFC 2971 3.3). */
+enum { PREAUTH_MAX = 40960, BAD_MAX = 20 };
 
 static struct imap_session *sessions;
 static unsigned session_count;

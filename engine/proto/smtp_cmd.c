@@ -88,12 +88,14 @@ void smtp_greet(struct smtp_session *s)
         smtp_close(s);
         return;
     }
+    smtp_reverse(s);
     struct str said;
     if (!smtp_hook_reply(s, HOOK_SMTPSVR_Start, NULL, 0, &said, NULL) ||
         !smtp_guard(s, HOOK_GUARD_connect, common_facts(s))) {
         smtp_close(s);
         return;
     }
+    smtp_rbl_check(s);
     smtp_answer(s, said,
                 arena_printf(s->cmd, "220 %s ESMTP %.*s", smtp_host_name(),
                              STR_ARG(setting_str("server.product")))
@@ -259,6 +261,8 @@ static void cmd_mail(struct smtp_session *s, struct str arg)
         smtp_bad(s, "503 5.5.1 send HELO or EHLO first");
         return;
     }
+    if (smtp_rbl_refuses(s))
+        return;
     if (disk_state() & DISK_REFUSE_MAIL) {
         smtp_reply(s, "452 4.3.1 insufficient system storage, try again later");
         return;

@@ -332,7 +332,7 @@ static struct str received_line(struct smtp_session *s, struct arena *a)
     struct build_received r = {
         .helo = s->helo.p ? s->helo : STR(""),
         .peer = str_of(stream_peer_text(s->stream)),
-        .reverse = STR(""),
+        .reverse = s->reverse.p ? s->reverse : STR(""),
         .host = str_of(smtp_host_name()),
         .trace = s->tx.trace,
         .tls = str_of(stream_tls_text(s->stream)),
@@ -538,6 +538,51 @@ static bool process_message(struct smtp_session *s, struct delivery *d, struct o
     return true;
 }
 
+/* Does the address stand in a To or Cc field? */
+static bool in_header(struct arena *a, struct str address, const struct list_entry *entries)
+{
+    for (const struct list_entry *m = entries; m != NULL; m = m->next) {
+        struct address one = {.local = m->local, .domain = m->domain};
+        if (m->kind == LIST_MAILBOX && str_eqi(address_canonical(a, &one), address))
+            return true;
+    }
+    return false;
+}
+
+/* MonitorBcc: the script hears of recipients that stand in no header; whom it wants monitored is
+ * noted in the ledger. */
+static void monitor_bcc(struct smtp_session *s, struct delivery *d)
+{
+    struct arena *a = d->a;
+    struct str head = buf_str(&s->in.head);
+    struct hval bccs = hv_list();
+    struct err e = ERR_INIT;
+
+    if (!hook_present(s->env, HOOK_SMTPSVR_MonitorBcc))
+        return;
+    struct list_entry *shown[2] = {NULL, NULL};
+    static const char *const fields[2] = {"To", "Cc"};
+    for (int i = 0; i < 2; i++) {
+        struct str value = header_value(a, head, fields[i]);
+        if (value.p != NULL)
+            shown[i] = address_list(a, value);
+    }
+    for (uint32_t i = 0; i < s->tx.rcpt_count; i++) {
+        struct str to = s->tx.rcpts[i].address;
+        if (!in_header(a, to, shown[0]) && !in_header(a, to, shown[1]))
+            hv_push(a, &bccs, hv_str(to));
+    }
+    if (bccs.v.count == 0)
+        return;
+    struct hook_call c = {.id = HOOK_SMTPSVR_MonitorBcc, .env = s->env, .arena = a, .args = &bccs,
+                          .nargs = 1, .steps = s->tx.steps};
+    if (hook_call(&c, &e) != HOOK_DONE || c.nresults == 0 || c.results[0].type != HV_LIST)
+        return;
+    for (uint32_t i = 0; i < c.results[0].v.count; i++)
+        hook_steps_add(s->tx.steps, hook_info(HOOK_SMTPSVR_MonitorBcc)->name, STR(""), "monitor",
+                       hv_as_str(&c.results[0].v.items[i], STR("")), 0);
+}
+
 /* Runs what stands between the end of the message and its storage.  False: a reply was sent. */
 static bool end_hooks(struct smtp_session *s, struct delivery *d, struct outcome *o)
 {
@@ -565,6 +610,7 @@ static bool end_hooks(struct smtp_session *s, struct delivery *d, struct outcome
     }
     if (!process_message(s, d, o))
         return false;
+    monitor_bcc(s, d);
     struct hval f = hv_map();
     hv_put(d->a, &f, "size", hv_int((int64_t)s->in.size));
     hv_put(d->a, &f, "max_size", hv_int((int64_t)s->max_size));
@@ -594,21 +640,34 @@ static bool check_intake(struct smtp_session *s)
     return false;
 }
 
-/* Our own lines, and the lines a script asked for (spec 6 AddHeader). */
+/* A header line that a script made; anything else is left out. */
+static void add_line(struct buf *b, struct arena *a, struct str line)
+{
+    struct str name = str_trim(str_cut(&line, ':'));
+
+    if (name.n == 0 || line.p == NULL || !str_ascii(name))
+        return;
+    for (size_t i = 0; i < name.n; i++)
+        if (name.p[i] <= ' ' || name.p[i] == 127)
+            return;
+    build_field(b, arena_dupz(a, name), str_trim(line));
+}
+
+/* The lines that scripts and block lists ask for (spec 6 AddHeader). */
 static struct str added_lines(struct delivery *d, const struct outcome *o)
 {
+    const struct hval *mods = &o->header_modifiers;
+    struct smtp_session *s = d->s;
+    bool rbl = s->rbl.header.n > 0 && !s->authenticated;
     struct buf b;
 
-    if (o->header_modifiers.type != HV_LIST || o->header_modifiers.v.count == 0)
+    if (!rbl && (mods->type != HV_LIST || mods->v.count == 0))
         return STR("");
     buf_init(&b, HEADER_MAX);
-    for (uint32_t i = 0; i < o->header_modifiers.v.count; i++) {
-        struct str value = hv_as_str(&o->header_modifiers.v.items[i], STR(""));
-        struct str name = str_trim(str_cut(&value, ':'));
-        if (name.n == 0 || value.p == NULL || str_chr(name, ' ') >= 0 || !str_ascii(name))
-            continue;
-        build_field(&b, arena_dupz(d->a, name), str_trim(value));
-    }
+    if (rbl)
+        add_line(&b, d->a, s->rbl.header);
+    for (uint32_t i = 0; mods->type == HV_LIST && i < mods->v.count; i++)
+        add_line(&b, d->a, hv_as_str(&mods->v.items[i], STR("")));
     struct str out = arena_dup(d->a, buf_str(&b));
     buf_free(&b);
     return out;
@@ -695,6 +754,28 @@ static void after_commit(struct smtp_session *s, struct delivery *d)
     }
 }
 
+/* Mail of a client that stands in a block list, when it is to be thrown away or goes to one user
+ * instead of its recipients.  False: a reply was sent. */
+static bool apply_rbl(struct delivery *d, struct outcome *o)
+{
+    struct smtp_session *s = d->s;
+    struct smtp_rcpt none = {0};
+    struct err e = ERR_INIT;
+
+    if (s->rbl.discard) {
+        o->ignore = true;
+    } else if (s->rbl.redirect.n > 0 && !o->ignore && !o->replaced) {
+        uint32_t before = d->local_count + d->remote_count;
+        if (deliver_address(d, &none, s->rbl.redirect, 0, &e) != 0) {
+            smtp_fail(s, &e, "message could not be delivered, try again later");
+            return false;
+        }
+        /* A target that has gone must not lose mail. */
+        o->replaced = d->local_count + d->remote_count > before || d->discarded;
+    }
+    return true;
+}
+
 void smtp_deliver(struct smtp_session *s)
 {
     struct delivery d = {.s = s, .a = arena_new(4096)};
@@ -702,6 +783,8 @@ void smtp_deliver(struct smtp_session *s)
     struct err e = ERR_INIT;
     bool ok = check_intake(s) && end_hooks(s, &d, &o);
 
+    if (ok && !s->authenticated)
+        ok = apply_rbl(&d, &o);
     for (uint32_t i = 0; ok && !o.ignore && !o.replaced && i < s->tx.rcpt_count; i++)
         if (deliver_targets(&d, &s->tx.rcpts[i], &s->tx.rcpts[i], 0, &e) != 0) {
             smtp_fail(s, &e, "message could not be delivered, try again later");

@@ -27,9 +27,10 @@ void smtp_hooks_open(struct smtp_session *s)
     hook_env_set(e, "AuthenticationAllowed", hv_bool(true));
     hook_env_set(e, "MaxLineLength", hv_int(setting_int("smtp.max_line_length")));
     hook_env_set(e, "AddUserAddresses", hv_bool(false));
-    hook_env_set(e, "CheckRBL", hv_bool(false));
+    hook_env_set(e, "CheckRBL", hv_bool(smtp_rbl_wanted(s)));
     hook_env_set(e, "RBLRejectMessage", hv_str(STR("")));
     hook_env_set(e, "RBLHeader", hv_str(STR("")));
+    hook_env_set(e, "RBLResultInfo", hv_map());
     hook_env_set(e, "Encryption", hv_bool(stream_is_tls(s->stream)));
     hook_env_set(e, "EncryptionDetails", hv_str(str_of(stream_tls_text(s->stream))));
     hook_env_set(e, "AuthUser", hv_str(STR("")));

@@ -67,6 +67,14 @@ struct smtp_intake {
     bool failed;
 };
 
+/* What the DNS block lists mean for this client as long as it has not signed in (smtp_rbl.c). */
+struct smtp_rbl {
+    struct str reject;   /* reply to MAIL; empty: none */
+    struct str header;   /* line added to its mail; empty: none */
+    struct str redirect; /* user who gets its mail instead of the recipients; empty: nobody */
+    bool discard;        /* taken and thrown away */
+};
+
 struct smtp_session {
     struct smtp_session *next, *prev;
     const struct service *svc;
@@ -79,6 +87,8 @@ struct smtp_session {
     struct hook_env *env, *routing, *guard;
     struct hook_steps *steps; /* of the session, outside transactions */
     struct str helo;
+    struct str reverse; /* name by DNS, confirmed forwards, or empty */
+    struct smtp_rbl rbl;
     struct sasl *sasl;
     bool authenticated;
     struct account account;
@@ -117,6 +127,13 @@ int smtp_route(struct smtp_session *s, struct str address, struct smtp_rcpt *r, 
 void smtp_hooks_sync(struct smtp_session *s); /* reads IN/OUT globals back */
 /* Sends a reply that a script made, if it is one; 0 when it is none. */
 int smtp_send_script_reply(struct smtp_session *s, struct str reply);
+
+/* smtp_rbl.c: at the greeting, before and after Start() */
+void smtp_reverse(struct smtp_session *s);
+bool smtp_rbl_wanted(struct smtp_session *s); /* by the settings alone */
+void smtp_rbl_check(struct smtp_session *s);
+/* At MAIL: true when the client was refused; the reply was sent. */
+bool smtp_rbl_refuses(struct smtp_session *s);
 
 /* smtp_cmd.c, smtp_auth.c */
 void smtp_command(struct smtp_session *s, struct str line);

@@ -168,16 +168,13 @@ static bool next_line(struct smtp_session *s)
 
 static bool step(struct smtp_session *s)
 {
-    switch (s->phase) {
-    case SMTP_DATA:
-        return smtp_data_input(s);
-    case SMTP_BDAT:
-        return smtp_bdat_input(s);
-    case SMTP_COMMAND:
-    case SMTP_AUTH:
-        break;
-    }
-    return next_line(s);
+    if (s->phase != SMTP_DATA && s->phase != SMTP_BDAT)
+        return next_line(s);
+    /* The bytes of a message are taken where they stand, and taking them may park. */
+    stream_freeze(s->stream, true);
+    bool more = s->phase == SMTP_DATA ? smtp_data_input(s) : smtp_bdat_input(s);
+    stream_freeze(s->stream, false);
+    return more;
 }
 
 /* The session is over: End() runs once, then everything is freed. */

@@ -370,6 +370,8 @@ int cluster_stop(const char *datadir, bool fast, struct err *e)
 
 /* --- starting
  * -------------------------------------------------------------------------------------- */
+/* Mail is written once and read seldom, and the kernel caches it, too: measured, 256 MB took in mail no
+ * faster than 64 MB, and each page of it counts as memory of ours. */
 static unsigned buffers_mb(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
@@ -377,7 +379,7 @@ static unsigned buffers_mb(void)
 
     if (options.shared_buffers_mb)
         return options.shared_buffers_mb;
-    return mb < 64 ? 64 : mb > 256 ? 256 : (unsigned)mb;
+    return mb < 32 ? 32 : mb > 64 ? 64 : (unsigned)mb;
 }
 
 static int write_conf(const char *dir, const char *socket, uid_t uid, gid_t gid, struct err *e)

@@ -22,6 +22,7 @@ enum {
     SECOND_WRITER_MESSAGES = 16, /* a second commit starts only for a batch worth it */
     SECOND_WRITER_BYTES = 1024 * 1024,
     RECOVER_MS = 50,
+    BUSY_MS = 50, /* so long after a small message more are expected */
     SESSIONS_MAX = 1000, /* ledger rows of sessions that wait; more are counted only */
     SESSIONS_MS = 500,
     SESSIONS_BATCH = 200
@@ -40,6 +41,7 @@ static uint32_t waiting;
 static size_t waiting_bytes;
 static bool open_now;
 static unsigned active; /* writers at work */
+static uint64_t small_at; /* loop_ms() of the last message without parts */
 static struct {
     uint64_t messages, batches, largest;
 } stats;
@@ -299,6 +301,11 @@ static int check(const struct deliver_message *m, struct err *e)
     return 0;
 }
 
+bool deliver_busy(void)
+{
+    return small_at != 0 && loop_ms() - small_at < BUSY_MS;
+}
+
 int deliver_commit(struct deliver_message *m, uint64_t *id_r, struct err *e)
 {
     struct pending p = {.m = m, .task = task_self()};
@@ -319,6 +326,8 @@ int deliver_commit(struct deliver_message *m, uint64_t *id_r, struct err *e)
         return -1;
     p.body = m->stage->body ? m->stage->body : ids;
     p.heads = ids + 1;
+    if (m->stage->parts == 0)
+        small_at = loop_ms();
     *last = &p;
     last = &p.next;
     waiting++;

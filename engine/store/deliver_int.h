@@ -22,3 +22,6 @@ struct pending {
 /* Queues all statements of these messages on the connection; pg_run() then commits them. */
 int deliver_write(struct pg *c, struct arena *a, struct pending *const *v, uint32_t n,
                   struct err *e);
+
+/* Did messages that fit into one statement come within the last moments? */
+bool deliver_busy(void);

@@ -1,11 +1,13 @@
 /* Bodies on their way in.  Large ones go into body_part with asynchronous commit; each part is
  * acknowledged before stage_add() returns, so the flush of the commit that names them, which comes
  * later in the log, covers them too. */
+#include "store/deliver_int.h"
 #include "store/stage_int.h"
 
 #include "core/arena.h"
 #include "core/limits.h"
 #include "core/log.h"
+#include "core/loop.h"
 #include "core/task.h"
 #include "mail/structure.h"
 #include "store/db.h"
@@ -13,7 +15,10 @@
 
 #include <stdlib.h>
 
-enum { FIRST_ROOM = 4096 };
+enum {
+    FIRST_ROOM = 4096,
+    SHARE = 3 /* while small messages come, a part waits this many times as long as it took */
+};
 
 struct stage *stage_new(void)
 {
@@ -62,7 +67,43 @@ int stage_read(struct stage *s, struct arena *a, struct str *r, struct err *e)
     return 0;
 }
 
-static int write_part(struct stage *s, struct err *e)
+/* Parts of all large messages of a process are written one after the other: side by side they would
+ * keep every database connection and core busy, and small messages would wait behind them.  For the
+ * same reason the next part is put off while small messages come. */
+static struct stage *turns, **last_turn = &turns;
+static bool writing;
+
+static void turn_take(struct stage *s)
+{
+    if (!writing) {
+        writing = true;
+        return;
+    }
+    s->writer = task_self();
+    s->next = NULL;
+    *last_turn = s;
+    last_turn = &s->next;
+    while (s->writer != NULL)
+        task_park();
+}
+
+static void turn_give(void)
+{
+    struct stage *s = turns;
+
+    if (s == NULL) {
+        writing = false;
+        return;
+    }
+    turns = s->next;
+    if (turns == NULL)
+        last_turn = &turns;
+    struct task *t = s->writer;
+    s->writer = NULL;
+    task_wake(t);
+}
+
+static int write_bytes(struct stage *s, struct err *e)
 {
     if (s->body == 0) {
         uint64_t id;
@@ -80,6 +121,17 @@ static int write_part(struct stage *s, struct err *e)
     s->parts++;
     s->used = 0;
     return 0;
+}
+
+static int write_part(struct stage *s, struct err *e)
+{
+    turn_take(s);
+    uint64_t start = loop_ns();
+    int rc = write_bytes(s, e);
+    if (rc == 0 && deliver_busy())
+        task_sleep((loop_ns() - start) / 1000000u * SHARE + 1, e);
+    turn_give();
+    return rc;
 }
 
 int stage_add(struct stage *s, struct str bytes, struct err *e)
