@@ -27,7 +27,7 @@ deps_user
 
 echo "== build"
 cmake -S . -B build -G Ninja -DTESTS=OFF >/dev/null
-cmake --build build | tail -1
+cmake --build build >build/quickstart.build 2>&1 || { tail -30 build/quickstart.build >&2; exit 1; }
 moonpost=$PWD/build/moonpost
 
 echo "== server on $data"

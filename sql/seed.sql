@@ -72,6 +72,16 @@ insert into seed values
 ('storage.disk_check', 'bool', 'true', null, null, 'Check free disk space'),
 ('storage.disk_refuse_mb', 'int', '500', 0, 100000000, 'Free megabytes below which SMTP connections are refused'),
 ('storage.disk_message_mb', 'int', '100', 0, 100000000, 'Free megabytes below which new mail is refused'),
+('script.cpu_slice_ms', 'int', '10', 1, 50, 'Milliseconds that a script computes before other sessions have their turn'),
+('script.cpu_seconds', 'int', '2', 1, 600, 'Computing time of one call of a hook'),
+('script.wall_seconds', 'int', '60', 1, 3600, 'Time of one call of a hook with all its waits'),
+('script.memory_mb', 'int', '32', 1, 512, 'Megabytes by which a script may grow in one call; in all its life it may hold four times that'),
+('script.max_waits', 'int', '1000', 1, 1000000, 'Waits of one call of a hook: database, DNS, files, sleep'),
+('script.max_queries', 'int', '200', 1, 1000000, 'Questions to the database in one call of a hook'),
+('script.max_output_kb', 'int', '256', 1, 16384, 'Kilobytes that one call of a hook may print or log'),
+('script.message_seconds', 'int', '45', 5, 500, 'Time of all hooks together between the end of a message and its answer (RFC 5321 4.5.3.2.6: clients wait 10 minutes)'),
+('script.folders', 'text', '', null, null, 'Folders that scripts may read and write with io, separated by semicolons; empty: only the scratch folder of each call'),
+('script.scratch_mb', 'int', '64', 0, 100000, 'Megabytes that one call may write to files'),
 ('storage.max_keyword_bytes', 'int', '63', 8, 63, 'Longest name of a keyword flag')
 ;
 

@@ -21,10 +21,12 @@
 enum { KIND_BUMP = 1000, ACK_SECONDS = 5 };
 
 struct client {
+    struct client *next, *prev;
     int fd;
     struct watch *watch;
 };
 
+static struct client *clients;
 static int listen_fd = -1, attached_fd = -1;
 static struct watch *listen_watch;
 static void (*packet_fn)(unsigned, unsigned long long);
@@ -47,6 +49,12 @@ static void on_client(void *ctx, int what)
     if (n <= 0) {
         watch_free(&c->watch);
         close(c->fd);
+        if (c->prev)
+            c->prev->next = c->next;
+        else
+            clients = c->next;
+        if (c->next)
+            c->next->prev = c->prev;
         free(c);
         return;
     }
@@ -73,6 +81,10 @@ static void on_connect(void *ctx, int what)
         return;
     struct client *c = xcalloc(1, sizeof *c);
     c->fd = fd;
+    c->next = clients;
+    if (clients)
+        clients->prev = c;
+    clients = c;
     c->watch = watch_new(fd, on_client, c);
     watch_set(c->watch, WATCH_READ);
 }
@@ -109,6 +121,15 @@ void control_close(void)
             unlink(un.sun_path);
     }
     listen_fd = -1;
+}
+
+void control_forget(void)
+{
+    if (listen_fd >= 0)
+        close(listen_fd);
+    listen_fd = -1;
+    for (struct client *c = clients; c != NULL; c = c->next)
+        close(c->fd);
 }
 
 void control_on_packet(void (*fn)(unsigned, unsigned long long))

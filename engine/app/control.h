@@ -8,6 +8,8 @@
 /* In the supervisor: listens; on_bump and relay run for what clients send. */
 int control_listen(struct err *e);
 void control_close(void);
+/* In a child after fork(): closes its copies of the supervisor's sockets. */
+void control_forget(void);
 /* The relay every packet of a client goes to (supervisor). */
 void control_on_packet(void (*fn)(unsigned kind, unsigned long long id));
 

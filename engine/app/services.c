@@ -61,6 +61,11 @@ static int open_binding(unsigned service, const char *addr, unsigned workers, bo
     if (listener_probe(addr, port, &in_use, e) != 0) {
         if (optional && !in_use)
             return 0; /* a machine without IPv6 */
+        if (e->cls == ERR_DENIED && port < 1024)
+            return err_set(e, ERR_DENIED,
+                           "port %u needs root (who then becomes the user '%s'), or give "
+                           "--port-base 20000",
+                           port, config.user);
         return -1;
     }
     for (unsigned w = 0; w < WORKERS_MAX; w++) {

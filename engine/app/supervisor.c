@@ -3,6 +3,7 @@
 #include "app/control.h"
 #include "app/install.h"
 #include "app/services.h"
+#include "app/share.h"
 #include "app/worker.h"
 #include "core/arena.h"
 #include "core/config.h"
@@ -90,6 +91,7 @@ static void spawn(struct child *c)
         if (getppid() != parent)
             _exit(0);
         loop_forget();
+        control_forget();
         close(pair[0]);
         close_other_sockets(c);
         struct worker_start w = {c->number, c->column, c->roles, pair[1], install.conninfo};
@@ -288,6 +290,8 @@ int supervisor_main(void)
     unsigned workers = config.single ? 1 : config.workers;
     unsigned long files = proc_raise_files();
     if (install_prepare(&install, &e) != 0 || services_open(workers, &e) != 0)
+        return fail(&e);
+    if (install.uid != (uid_t)-1 && share_provide(install.uid, install.gid, &e) != 0)
         return fail(&e);
     if (install.uid != (uid_t)-1 &&
         proc_drop(config.user, install.uid, install.gid, true, &e) != 0)

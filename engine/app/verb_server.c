@@ -91,7 +91,7 @@ int verb_stop(struct args *a)
         return verb_fail(&e);
     }
     for (int i = 0; i < STOP_TENTHS; i++) {
-        if (kill(pid, 0) != 0 && errno == ESRCH) {
+        if (install_lock(&e) == 0) { /* it has let go of its folder */
             out_say("stopped");
             return EXIT_OK;
         }

@@ -54,11 +54,12 @@ void buf_added(struct buf *b, size_t n)
 
 bool buf_add(struct buf *b, struct str s)
 {
+    if (s.n == 0)
+        return true;
     char *p = buf_room(b, s.n);
     if (p == NULL)
         return false;
-    if (s.n)
-        memcpy(p, s.p, s.n);
+    memcpy(p, s.p, s.n);
     b->len += s.n;
     return true;
 }

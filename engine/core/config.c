@@ -23,8 +23,17 @@ void config_init(void)
     config.workers = cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 
+static char share[700];
+
+void config_set_share(const char *folder)
+{
+    snprintf(share, sizeof share, "%s", folder);
+}
+
 const char *config_share(void)
 {
+    if (share[0] != '\0')
+        return share;
     const char *env = getenv("MOONPOST_SHARE");
     return env ? env : MOONPOST_SHARE;
 }

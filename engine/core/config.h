@@ -20,5 +20,6 @@ extern struct config config;
 void config_init(void);
 /* The folder that holds lua/, stdlib/, rules/ and sql/. */
 const char *config_share(void);
+void config_set_share(const char *folder);
 /* Builds DATA/name; false when it does not fit. */
 bool config_path(const char *name, char *out, unsigned size);

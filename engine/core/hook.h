@@ -93,6 +93,7 @@ struct hook_call {
     struct hook_steps *steps;   /* NULL: do not record */
     struct str message;         /* the raw message for VPOP3.GetMessageLines and -Part; stays valid
                                    for the call; p == NULL: none */
+    uint64_t deadline;          /* loop_ns() at which the call has to end; 0: as the settings say */
     uint64_t message_id, message_hash; /* for the watchdog: whose message, hash of its start */
 };
 

@@ -54,14 +54,21 @@
 #define SCRIPT_SLICE_MS 10          /* then the loop gets a turn */
 #define SCRIPT_CPU_MS 2000          /* computing time of a call */
 #define SCRIPT_WALL_MS 60000        /* time of a call with all its waits */
-#define SCRIPT_MEMORY (32u << 20)   /* an environment's memory beyond what it holds in common */
+#define SCRIPT_MEMORY (32u << 20)   /* growth of an environment's memory in a call */
+#define SCRIPT_MEMORY_LIFE 4        /* times that, what an environment may hold from call to call */
 #define SCRIPT_QUERIES 200          /* database questions of a call */
+#define SCRIPT_WAITS 1000           /* waits of any kind in a call */
+#define SCRIPT_MESSAGE_SECONDS 45   /* all hooks after the final dot: clients wait 10 minutes (RFC 5321 4.5.3.2.6), relays less */
 #define SCRIPT_OUTPUT (256u * 1024) /* bytes that a call may print */
 #define SCRIPT_RUN_CPU_MS 600000    /* management runs and scheduler.lua */
 #define SCRIPT_RUN_WALL_MS 3600000
 #define SCRIPT_RUN_MEMORY (512u << 20)
 #define SCRIPT_RUN_OUTPUT (16u << 20)
 #define SCRIPT_HOST_MEMORY (2048ul << 20) /* all Lua memory of a process; beyond it calls fail */
+#define SCRIPT_GC_START (8ul << 20)  /* Lua memory below which nothing is collected */
+#define SCRIPT_GC_PACE (64u * 1024)  /* bytes allocated per step of the collector: a step is some 0.3 ms and gets through ten times that */
+#define SCRIPT_TICK_WORK 3000000u    /* bytes that the instructions between two looks may walk: 30 ms of the slowest comparison */
+#define SCRIPT_PATTERN_MAX (64u * 1024)  /* a Lua pattern that is not plain text, a format of string.pack */
 #define SCRIPT_LOAD_MAX (64u * 1024)      /* text given to load() */
 #define SCRIPT_SOURCE_MAX (1024u * 1024)  /* a stored script */
 #define SCRIPT_STACK_MIN (56 * 1024)  /* left on a task's stack before C code calls Lua again: 200 metamethod levels need 50 KB */

@@ -32,6 +32,7 @@ struct task {
     bool queued;  /* a wake-up is pending */
     bool woken;   /* the next park returns at once */
     bool cancelled, ended;
+    unsigned uses;     /* of the stack */
     struct task *next; /* in the pool */
 };
 
@@ -51,7 +52,7 @@ static struct task *task_take(void)
         pool = t->next;
         pooled--;
         char *stack = t->stack;
-        *t = (struct task){.stack = stack};
+        *t = (struct task){.stack = stack, .uses = t->uses + 1};
         return t;
     }
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
@@ -83,8 +84,10 @@ static void task_give(struct task *t)
         stack_unmap(t);
         return;
     }
-    /* Keep the top 16 KB resident, give deeper pages back: a rare deep call must not stay paid. */
-    madvise(t->stack, TASK_STACK - 16384, MADV_DONTNEED);
+    /* Keep the top 16 KB resident, give deeper pages back: a rare deep call must not stay paid.  Now and
+     * then is enough, and short tasks come by the thousand. */
+    if (t->uses % 32 == 0)
+        madvise(t->stack, TASK_STACK - 16384, MADV_DONTNEED);
     t->next = pool;
     pool = t;
     pooled++;

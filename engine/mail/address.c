@@ -265,7 +265,9 @@ struct str domain_canonical(struct arena *a, struct str domain)
             IDN2_OK) {
         r = arena_lower(a, str_of((const char *)out));
         idn2_free(out);
-        return r;
+        /* The mapping turns wide letters and signs into ASCII ones, '@' and blanks among them. */
+        if (domain_valid(r, false))
+            return r;
     }
     return utf8_fold(a, domain);
 }

@@ -99,12 +99,27 @@ static void set_closed(struct stream *s, const char *why)
     timer_now(s->soon);
 }
 
+/* TLS has bytes in its own buffer that no event will tell of. */
+static bool tls_pending(const struct stream *s)
+{
+    return s->ssl != NULL && !s->handshaking && SSL_pending(s->ssl) > 0;
+}
+
+/* May bytes be read into the buffer?  A peer that does not read its replies is not given more. */
+static bool may_fill(const struct stream *s)
+{
+    return !s->closed && !s->eof && !s->frozen && !s->lingering && s->in.len < s->in.cap &&
+           s->out.len <= HIGH_WATER;
+}
+
 static void update_watch(struct stream *s)
 {
     if (s->closed)
         return;
-    bool room = s->in.len < s->in.cap;
-    bool want_read = !s->eof && !s->frozen && (room || s->handshaking);
+    bool fills = may_fill(s);
+    bool want_read = fills || (!s->eof && (s->handshaking || s->lingering));
+    if (fills && tls_pending(s))
+        timer_now(s->soon);
     bool want_write = (s->out.len > 0 && !s->handshaking) || s->ssl_want_write;
     watch_set(s->watch, (want_read ? WATCH_READ : 0) | (want_write ? WATCH_WRITE : 0));
 }
@@ -138,6 +153,7 @@ static ssize_t ssl_result(struct stream *s, int n)
 
 static ssize_t raw_read(struct stream *s, char *p, size_t n)
 {
+    ERR_clear_error(); /* what others left there would be taken for this call's error */
     if (s->ssl)
         return ssl_result(s, SSL_read(s->ssl, p, (int)n));
     ssize_t r = read(s->fd, p, n);
@@ -155,6 +171,7 @@ static ssize_t raw_read(struct stream *s, char *p, size_t n)
 
 static ssize_t raw_write(struct stream *s, const char *p, size_t n)
 {
+    ERR_clear_error();
     if (s->ssl)
         return ssl_result(s, SSL_write(s->ssl, p, n > 16384 ? 16384 : (int)n));
     ssize_t r = write(s->fd, p, n);
@@ -164,6 +181,12 @@ static ssize_t raw_write(struct stream *s, const char *p, size_t n)
         return 0;
     set_closed(s, strerror(errno));
     return -1;
+}
+
+static void touch(struct stream *s)
+{
+    if (s->timeout_s && !s->finishing)
+        s->deadline = loop_ms() + s->timeout_s * 1000u;
 }
 
 static void flush_out(struct stream *s)
@@ -176,6 +199,7 @@ static void flush_out(struct stream *s)
         if (n <= 0)
             break;
         buf_consume(&s->out, (size_t)n);
+        touch(s);
     }
     if (s->out.len <= LOW_WATER)
         wake_writer(s);
@@ -188,6 +212,7 @@ static void flush_out(struct stream *s)
 static void handshake(struct stream *s)
 {
     s->ssl_want_write = false;
+    ERR_clear_error();
     int r = SSL_do_handshake(s->ssl);
     if (r != 1) {
         ssl_result(s, r);
@@ -200,42 +225,82 @@ static void handshake(struct stream *s)
     tell(s, STREAM_TLS);
 }
 
+/* Reads into the buffer what there is and fits. */
+static void fill(struct stream *s)
+{
+    bool got = false;
+
+    /* At most four chunks a turn, so that one fast sender does not starve the others. */
+    for (int i = 0; i < 4 && may_fill(s); i++) {
+        size_t want = s->in.cap - s->in.len;
+        size_t room = want < READ_CHUNK ? want : READ_CHUNK;
+        char *p = buf_room(&s->in, room);
+        if (p == NULL)
+            break;
+        ssize_t n = raw_read(s, p, room);
+        if (n <= 0)
+            break;
+        buf_added(&s->in, (size_t)n);
+        got = true;
+        if ((size_t)n < room && !tls_pending(s))
+            break;
+    }
+    if (got)
+        touch(s);
+    if (s->in.len == 0 && !s->frozen)
+        buf_clear(&s->in);
+    if (got || s->eof) {
+        s->fresh = true;
+        s->announce = true;
+        timer_now(s->soon);
+    }
+}
+
+/* A socket that is closed while bytes stand unread answers with a reset, and the peer may lose the
+ * last reply.  So the end of our side is sent, and what still comes is read for a moment. */
+static void linger(struct stream *s)
+{
+    char dropped[READ_CHUNK];
+
+    if (!s->lingering) {
+        s->lingering = true;
+        if (s->ssl && !s->handshaking) {
+            ERR_clear_error();
+            SSL_shutdown(s->ssl); /* close_notify, which is all that is wanted */
+            ERR_clear_error();
+        }
+        if (shutdown(s->fd, SHUT_WR) != 0) {
+            set_closed(s, "");
+            return;
+        }
+        s->deadline = loop_ms() + LINGER_SECONDS * 1000u;
+        timer_set(s->idle, LINGER_SECONDS * 1000u);
+    }
+    for (int i = 0; i < 4; i++) {
+        ssize_t n = read(s->fd, dropped, sizeof dropped);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            set_closed(s, "");
+            return;
+        }
+        if (n < (ssize_t)sizeof dropped)
+            return;
+    }
+}
+
 static void on_ready(void *ctx, int what)
 {
     struct stream *s = ctx;
 
     s->depth++;
     s->ssl_want_write = false;
-    if (s->handshaking) {
+    if (s->lingering) {
+        linger(s);
+    } else if (s->handshaking) {
         handshake(s);
     } else {
         if (what & WATCH_WRITE)
             flush_out(s);
-        bool got = false;
-        /* At most four chunks a turn, so that one fast sender does not starve the others. */
-        for (int i = 0; i < 4 && !s->closed && !s->eof && !s->frozen && s->in.len < s->in.cap;
-             i++) {
-            size_t want = s->in.cap - s->in.len;
-            char *p = buf_room(&s->in, want < READ_CHUNK ? want : READ_CHUNK);
-            if (p == NULL)
-                break;
-            size_t room = want < READ_CHUNK ? want : READ_CHUNK;
-            ssize_t n = raw_read(s, p, room);
-            if (n <= 0)
-                break;
-            buf_added(&s->in, (size_t)n);
-            got = true;
-            if ((size_t)n < room && (s->ssl == NULL || SSL_pending(s->ssl) == 0))
-                break;
-        }
-        if (got && s->timeout_s)
-            s->deadline = loop_ms() + s->timeout_s * 1000u;
-        if (s->in.len == 0)
-            buf_clear(&s->in);
-        if (got || s->eof) {
-            s->announce = true;
-            timer_now(s->soon);
-        }
+        fill(s);
     }
     s->depth--;
     if (s->dead && s->depth == 0) {
@@ -245,6 +310,30 @@ static void on_ready(void *ctx, int what)
     update_watch(s);
 }
 
+/* Hands out what came; at the peer's end, what it sent is handed out as long as the owner consumes
+ * it, and then the stream ends when our last words have gone. */
+static void announce(struct stream *s)
+{
+    size_t before = s->in.len;
+
+    s->announce = s->fresh = false;
+    s->told = before;
+    if (before > 0)
+        tell(s, STREAM_DATA);
+    if (!s->eof || s->dead || s->paused || s->closed || s->finishing)
+        return;
+    if (s->in.len > 0 && s->in.len != before) {
+        s->announce = true;
+        timer_now(s->soon);
+        return;
+    }
+    flush_out(s);
+    if (s->out.len > 0)
+        stream_finish(s);
+    else
+        set_closed(s, "closed by the peer");
+}
+
 static void on_soon(void *ctx)
 {
     struct stream *s = ctx;
@@ -252,28 +341,19 @@ static void on_soon(void *ctx)
     s->depth++;
     if (s->out.len > 0 && !s->closed)
         flush_out(s);
-    if (s->drained_due && !s->closed) {
+    if (s->drained_due && !s->closed && !s->lingering) {
         s->drained_due = false;
-        if (s->finishing)
+        if (s->finishing && s->eof)
             set_closed(s, "");
+        else if (s->finishing)
+            linger(s);
         else if (!s->dead)
             tell(s, STREAM_DRAINED);
     }
-    if (s->announce && !s->paused && !s->dead && !s->closed && !s->finishing) {
-        s->announce = false;
-        size_t before = s->in.len;
-        if (before > 0)
-            tell(s, STREAM_DATA);
-        /* After the peer's end, what it sent is handed out as long as the owner consumes it. */
-        if (s->eof && !s->dead && !s->paused && (s->in.len == 0 || s->in.len == before)) {
-            if (s->out.len > 0 && !s->closed)
-                flush_out(s);
-            set_closed(s, "closed by the peer");
-        } else if (s->eof && !s->paused) {
-            s->announce = true;
-            timer_now(s->soon);
-        }
-    }
+    if (!s->dead && tls_pending(s) && may_fill(s))
+        fill(s);
+    if (s->announce && !s->paused && !s->dead && !s->closed && !s->finishing)
+        announce(s);
     if (s->closed && !s->told_closed && !s->dead) {
         s->told_closed = true;
         tell(s, STREAM_CLOSED);
@@ -297,8 +377,8 @@ static void on_idle(void *ctx)
         timer_set(s->idle, s->deadline - now);
         return;
     }
-    if (s->finishing) {
-        set_closed(s, "timeout");
+    if (s->finishing || s->writer != NULL) { /* nobody reads what we write */
+        set_closed(s, s->lingering ? "" : "timeout");
         return;
     }
     s->deadline = now + s->timeout_s * 1000u;
@@ -380,7 +460,8 @@ void stream_pause(struct stream *s)
 void stream_resume(struct stream *s)
 {
     s->paused = false;
-    if (s->in.len > 0 || s->eof) {
+    /* A partial line that the owner has seen already is not shown to it again and again. */
+    if (s->eof || (s->in.len > 0 && (s->fresh || s->in.len != s->told))) {
         s->announce = true;
         timer_now(s->soon);
     }
@@ -399,9 +480,17 @@ int stream_write(struct stream *s, struct str bytes)
     if (s->out.len > HIGH_WATER && task_self() != NULL) {
         flush_out(s);
         update_watch(s);
+        s->depth++; /* whoever frees the stream meanwhile leaves it to us */
         while (s->out.len > HIGH_WATER && !s->closed && !s->dead && !task_cancelled()) {
             s->writer = task_self();
             task_park();
+        }
+        s->writer = NULL;
+        s->depth--;
+        if (s->dead) {
+            if (s->depth == 0)
+                free_now(s);
+            return -1;
         }
     }
     return s->closed ? -1 : 0;
@@ -471,7 +560,8 @@ int stream_start_tls(struct stream *s, struct tls_ctx *ctx, struct err *e)
         return err_set(e, ERR_PERM, "TLS is on already");
     /* What was sent in the clear behind the command must not be read as if it came encrypted. */
     buf_wipe(&s->in);
-    s->announce = false;
+    s->announce = s->fresh = false;
+    s->told = 0;
     flush_out(s);
     if (s->closed || s->out.len > 0)
         return err_set(e, ERR_TEMP, "the reply could not be sent");

@@ -91,7 +91,7 @@ static void sasl_outcome(struct pop3_session *s, struct str line)
 
     switch (sasl_step(s->sasl, line, s->cmd, &out, &a, &e)) {
     case SASL_CONTINUE:
-        pop3_reply(s, "+ %.*s", STR_ARG(out));
+        stream_printf(s->stream, "+ %.*s\r\n", STR_ARG(out)); /* longer than a reply may be */
         return;
     case SASL_OK:
         sasl_free(&s->sasl);

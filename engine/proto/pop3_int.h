@@ -22,7 +22,7 @@ struct pop3_session {
     struct stream *stream;
     struct task *task;   /* the command at hand */
     struct timer *renew; /* of the lease */
-    bool counted, closing, stopping, renewing;
+    bool counted, closing, stopping, renewing, freeing;
     enum pop3_state state;
     struct str line;     /* the command line at hand, in the command arena */
     struct arena *cmd;   /* of the command at hand */

@@ -22,6 +22,11 @@ static unsigned session_count;
 /* In a task: the lease is given back. */
 static void session_free(struct pop3_session *s)
 {
+    if (s->freeing)
+        return;
+    s->freeing = true; /* giving the lease back waits, and the stream may tell of its end meanwhile */
+    if (s->renew != NULL)
+        timer_stop(s->renew);
     if (s->lease != 0)
         pop3_lease_drop(s->account, s->lease);
     if (s->counted)
@@ -141,6 +146,8 @@ static void command_task(void *arg)
 
     s->task = task_self();
     dispatch(s);
+    if (s->line.n > 0) /* a password may have stood there */
+        wipe((char *)s->line.p, s->line.n);
     arena_reset(s->cmd);
     s->task = NULL;
     if (stream_closed(s->stream)) {

@@ -235,10 +235,15 @@ enum sasl_result sasl_step(struct sasl *s, struct str line, struct arena *a, str
         err_set(e, ERR_SYNTAX, "cancelled or not base64");
         return SASL_BAD;
     }
-    if (s->mech == MECH_LOGIN)
-        return login_step(s, n, in, a, out_r, account_r, e);
-    if (s->mech == MECH_PLAIN)
-        return n == 0 ? plain_step(s, in, a, account_r, e) : SASL_BAD;
+    if (s->mech == MECH_LOGIN || s->mech == MECH_PLAIN) {
+        enum sasl_result r = s->mech == MECH_LOGIN
+                                 ? login_step(s, n, in, a, out_r, account_r, e)
+                             : n == 0 ? plain_step(s, in, a, account_r, e)
+                                      : SASL_BAD;
+        if (in.n > 0) /* a password; our copy, made by base64_decode() */
+            wipe((char *)in.p, in.n);
+        return r;
+    }
     if (n == 0)
         return scram_first(s, in, a, out_r, e);
     if (n == 1)

@@ -45,7 +45,7 @@ static void outcome(struct smtp_session *s, struct str line)
     enum sasl_result r = sasl_step(s->sasl, line, s->cmd, &out, &a, &e);
     if (r == SASL_CONTINUE) {
         s->phase = SMTP_AUTH;
-        smtp_reply(s, "334 %.*s", STR_ARG(out));
+        stream_printf(s->stream, "334 %.*s\r\n", STR_ARG(out)); /* longer than a reply may be */
         return;
     }
     s->phase = SMTP_COMMAND;

@@ -157,7 +157,8 @@ static void cmd_hello(struct smtp_session *s, struct str arg, bool extended)
     }
     smtp_reset(s);
     s->esmtp = extended;
-    s->helo = arena_dup(s->arena, arg);
+    memcpy(s->helo_text, arg.p, arg.n); /* at most 255 bytes: helo_valid() */
+    s->helo = str_make(s->helo_text, arg.n);
     hook_env_set(s->env, "HeloName", hv_str(s->helo));
     ask_max_size(s);
     struct hval args[] = {hv_str(extended ? STR("EHLO") : STR("HELO")), hv_str(arg)};
@@ -589,10 +590,12 @@ static void verify(struct smtp_session *s, struct str arg, enum hook_id id)
         smtp_bad(s, "501 5.1.3 address missing or malformed");
         return;
     }
-    bool opened = s->tx.arena == NULL;
-    if (opened)
-        s->tx.arena = arena_new(1024);
-    if (smtp_route(s, path.address, &r, &e) != 0)
+    /* Routing works in the transaction's arena, which VRFY must not fill. */
+    struct arena *keep = s->tx.arena;
+    s->tx.arena = s->cmd;
+    int rc = smtp_route(s, path.address, &r, &e);
+    s->tx.arena = keep;
+    if (rc != 0)
         smtp_fail(s, &e, "cannot be checked now");
     else if (str_eq(kind_of(&r), STR("local")))
         smtp_reply(s, "250 2.1.5 <%.*s>", STR_ARG(path.address));
@@ -628,6 +631,9 @@ static void cmd_starttls(struct smtp_session *s, struct str arg)
         smtp_reset(s);
         s->helo = STR_NONE;
         s->esmtp = false;
+        s->authenticated = false;
+        hook_env_set(s->env, "HeloName", hv_str(STR("")));
+        hook_env_set(s->env, "AuthUser", hv_str(STR("")));
         if (stream_start_tls(s->stream, s->svc->tls, &e) != 0) {
             log_warn("smtp", "%s: STARTTLS: %s", stream_peer_text(s->stream), e.text);
             smtp_close(s);

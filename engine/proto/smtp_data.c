@@ -99,10 +99,9 @@ static void take_line(struct smtp_session *s, struct str line)
     add_body(in, STR("\r\n"));
 }
 
-/* A hook sees the line and may change or drop it. */
-static bool hook_line(struct smtp_session *s, enum hook_id id, struct str *line)
+/* A hook sees the line and may change or drop it; what it makes lives in the arena. */
+static bool hook_line(struct smtp_session *s, enum hook_id id, struct str *line, struct arena *a)
 {
-    struct arena *a = arena_new(0);
     struct hval args[] = {hv_str(*line)};
     struct hook_call c = {.id = id, .env = s->env, .arena = a, .args = args, .nargs = 1,
                           .steps = s->tx.steps};
@@ -120,10 +119,9 @@ static bool hook_line(struct smtp_session *s, enum hook_id id, struct str *line)
         if (c.nresults == 0 || c.results[0].type == HV_NIL)
             keep = false;
         else
-            *line = arena_dup(s->tx.arena, hv_as_str(&c.results[0], *line));
+            *line = hv_as_str(&c.results[0], *line);
         break;
     }
-    arena_free(&a);
     return keep;
 }
 
@@ -156,16 +154,18 @@ static size_t by_line(struct smtp_session *s, struct str data, bool *end_r, bool
         *end_r = true;
     } else if (!broken(in)) {
         bool keep = true;
+        struct arena *a = in->raw_hook || in->line_hook ? arena_new(0) : NULL;
         if (in->raw_hook)
-            keep = hook_line(s, HOOK_SMTPSVR_MessageLineRaw, &line);
+            keep = hook_line(s, HOOK_SMTPSVR_MessageLineRaw, &line, a);
         if (keep && dots && line.n > 0 && line.p[0] == '.')
             line = str_from(line, 1);
         if (keep && in->line_hook)
-            keep = hook_line(s, HOOK_SMTPSVR_MessageLine, &line);
+            keep = hook_line(s, HOOK_SMTPSVR_MessageLine, &line, a);
         if (keep) {
             in->size += line.n + 2;
             take_line(s, line);
         }
+        arena_free(&a);
     }
     buf_clear(&in->line);
     return n;

@@ -124,8 +124,7 @@ void smtp_answer(struct smtp_session *s, struct str said, const char *normal)
         smtp_reply(s, "%s", normal);
 }
 
-/* --- the guard's rules when no script layer is there (command line tools, --single without Lua):
- * the same decisions as lua/guard.lua, and a test compares the two. */
+/* --- the guard's rules when no script layer is registered; lua/guard.lua decides the same otherwise. */
 static struct str guard_default(enum hook_id id, const struct hval *f)
 {
     if (id == HOOK_GUARD_connect)

@@ -86,7 +86,8 @@ struct smtp_session {
     struct arena *cmd;   /* of the command at hand */
     struct hook_env *env, *routing, *guard;
     struct hook_steps *steps; /* of the session, outside transactions */
-    struct str helo;
+    struct str helo; /* in helo_text */
+    char helo_text[256];
     struct str reverse; /* name by DNS, confirmed forwards, or empty */
     struct smtp_rbl rbl;
     struct sasl *sasl;

@@ -6,15 +6,19 @@ int smtp_path_parse(struct arena *a, struct str *rest, unsigned flags, struct sm
                     struct err *e)
 {
     struct address path;
+    bool null = str_starts(str_trim(*rest), STR("<>"));
 
     *p_r = (struct smtp_path){STR(""), STR(""), STR("")};
     if (address_path(a, *rest, flags | PATH_BARE | PATH_NO_DOMAIN, &path, rest, e) != 0)
         return -1;
-    if (path.local.n == 0 && path.domain.n == 0)
-        return 0;
+    if (path.local.n == 0 && path.domain.n == 0) /* <"">: an empty name is no null sender */
+        return null ? 0 : err_set(e, ERR_SYNTAX, "address is empty");
     /* Without a domain only the postmaster can be written to (RFC 5321 4.1.1.3). */
     if (path.domain.n == 0 && !str_eqi(path.local, STR("postmaster")))
         return err_set(e, ERR_SYNTAX, "address has no domain");
+    /* What IDNA refuses can neither be looked up nor be local. */
+    if (!str_ascii(path.domain) && !domain_valid(domain_canonical(a, path.domain), false))
+        return err_set(e, ERR_SYNTAX, "domain is not valid");
     p_r->address = address_canonical(a, &path);
     p_r->local = path.local;
     p_r->domain = path.domain;

@@ -158,10 +158,13 @@ static bool next_line(struct smtp_session *s)
     }
     line = arena_dup(s->cmd, line);
     buf_consume(stream_in(s->stream), used);
+    bool secret = s->phase == SMTP_AUTH || str_startsi(line, STR("AUTH "));
     if (s->phase == SMTP_AUTH)
         smtp_auth_line(s, line);
     else
         smtp_command(s, line);
+    if (secret)
+        wipe((char *)line.p, line.n);
     arena_reset(s->cmd);
     return true;
 }
@@ -177,9 +180,11 @@ static bool step(struct smtp_session *s)
     return more;
 }
 
-/* The session is over: End() runs once, then everything is freed. */
+/* The session is over: End() runs once, then everything is freed.  End() may give the loop a turn, in
+ * which the stream tells of its end: `task` says that this is being seen to. */
 static void end(struct smtp_session *s)
 {
+    s->task = task_self();
     if (!s->ended && s->greeted) {
         s->ended = true;
         struct hook_call c = {.id = HOOK_SMTPSVR_End, .env = s->env, .arena = s->arena,

@@ -6,7 +6,6 @@
 #include "script/host_int.h"
 
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
 
 /* Data of argument `arg`; a table of bytes is turned into a string in its place.  NULL: bad table. */
 static const char *data(lua_State *L, int arg, size_t *n_r)
@@ -14,6 +13,7 @@ static const char *data(lua_State *L, int arg, size_t *n_r)
     if (!lua_istable(L, arg))
         return bytes_check(L, arg, n_r);
     size_t n = (size_t)lua_rawlen(L, arg);
+    budget_room(L, n);
     char *p = lua_newuserdatauv(L, n ? n : 1, 0);
     for (size_t i = 0; i < n; i++) {
         int ok;
@@ -40,6 +40,42 @@ static int push_bytes(lua_State *L, const unsigned char *p, size_t n)
     return 1;
 }
 
+/* A digest under way; a userdata, since a look at the budget can raise. */
+#define DIGEST "mail.digest"
+
+static int digest_gc(lua_State *L)
+{
+    EVP_MD_CTX **ctx = lua_touserdata(L, 1);
+
+    EVP_MD_CTX_free(*ctx);
+    *ctx = NULL;
+    return 0;
+}
+
+static EVP_MD_CTX *digest_begin(lua_State *L, const EVP_MD *how)
+{
+    EVP_MD_CTX **ctx = lua_newuserdatauv(L, sizeof *ctx, 0);
+
+    *ctx = NULL;
+    luaL_setmetatable(L, DIGEST);
+    *ctx = EVP_MD_CTX_new();
+    if (*ctx == NULL || EVP_DigestInit_ex(*ctx, how, NULL) != 1)
+        luaL_error(L, "no such digest here");
+    return *ctx;
+}
+
+/* Pieces of a millisecond. */
+static void digest_add(lua_State *L, EVP_MD_CTX *ctx, const void *p, size_t n)
+{
+    for (const char *from = p; n > 0;) {
+        size_t some = n < 65536 ? n : 65536;
+        EVP_DigestUpdate(ctx, from, some);
+        budget_charge(L, some * 4);
+        from += some;
+        n -= some;
+    }
+}
+
 static int digest(lua_State *L, const EVP_MD *how)
 {
     unsigned char out[EVP_MAX_MD_SIZE];
@@ -49,12 +85,42 @@ static int digest(lua_State *L, const EVP_MD *how)
 
     if (p == NULL)
         return luaL_argerror(L, 1, "text or a table of bytes expected");
-    budget_charge(L, n * 4);
-    if (EVP_Digest(p, n, out, &len, how, NULL) != 1) {
+    EVP_MD_CTX *ctx = digest_begin(L, how);
+    digest_add(L, ctx, p, n);
+    if (EVP_DigestFinal_ex(ctx, out, &len) != 1) {
         lua_pushnil(L);
         return 1;
     }
     return push_bytes(L, out, len);
+}
+
+/* RFC 2104, by hand so that the text can be taken in pieces. */
+static unsigned hmac(lua_State *L, const EVP_MD *how, const char *key, size_t key_len, const char *p,
+                     size_t n, unsigned char out[EVP_MAX_MD_SIZE])
+{
+    unsigned char block[128] = {0}, pad[128];
+    size_t size = (size_t)EVP_MD_get_block_size(how);
+    unsigned len = 0;
+
+    if (size > sizeof block)
+        luaL_error(L, "no such digest here");
+    if (key_len > size)
+        EVP_Digest(key, key_len, block, &len, how, NULL);
+    else
+        memcpy(block, key, key_len);
+    for (size_t i = 0; i < size; i++)
+        pad[i] = block[i] ^ 0x36;
+    EVP_MD_CTX *ctx = digest_begin(L, how);
+    EVP_DigestUpdate(ctx, pad, size);
+    digest_add(L, ctx, p, n);
+    EVP_DigestFinal_ex(ctx, out, &len);
+    for (size_t i = 0; i < size; i++)
+        pad[i] = block[i] ^ 0x5c;
+    ctx = digest_begin(L, how);
+    EVP_DigestUpdate(ctx, pad, size);
+    EVP_DigestUpdate(ctx, out, len);
+    EVP_DigestFinal_ex(ctx, out, &len);
+    return len;
 }
 
 /* VPOP3.MD5(text) -> table of 16 bytes.
@@ -96,18 +162,15 @@ static int api_hmac(lua_State *L)
         const EVP_MD *(*how)(void);
     } known[] = {{"md5", EVP_md5}, {"sha1", EVP_sha1}, {"sha256", EVP_sha256}, {"sha512", EVP_sha512}};
     unsigned char out[EVP_MAX_MD_SIZE];
-    unsigned len = 0;
     size_t name_len, key_len, n;
     const char *name = luaL_checklstring(L, 1, &name_len);
     const char *key = data(L, 2, &key_len), *p = data(L, 3, &n);
 
     luaL_argcheck(L, key != NULL && key_len < 65536, 2, "text or a table of bytes expected");
     luaL_argcheck(L, p != NULL, 3, "text or a table of bytes expected");
-    budget_charge(L, n * 4);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (str_eqiz(str_make(name, name_len), known[i].name) &&
-            HMAC(known[i].how(), key, (int)key_len, (const unsigned char *)p, n, out, &len) != NULL)
-            return push_bytes(L, out, len);
+        if (str_eqiz(str_make(name, name_len), known[i].name))
+            return push_bytes(L, out, hmac(L, known[i].how(), key, key_len, p, n, out));
     lua_pushnil(L);
     return 1;
 }
@@ -130,14 +193,13 @@ static int api_hex(lua_State *L)
         lua_pushnil(L);
         return 1;
     }
-    budget_charge(L, n * 2);
     out_open(L, &o);
-    char *to = out_room(&o, n * 2);
+    out_room(&o, n * 2);
     for (size_t i = 0; i < n; i++) {
-        *to++ = digits[(unsigned char)p[i] >> 4];
-        *to++ = digits[(unsigned char)p[i] & 15];
+        char pair[2] = {digits[(unsigned char)p[i] >> 4], digits[(unsigned char)p[i] & 15]};
+        out_add(&o, pair, 2);
+        budget_charge(L, 4);
     }
-    o.n = n * 2;
     out_push(&o);
     return 1;
 }
@@ -184,11 +246,18 @@ static int api_base64_encode(lua_State *L)
     const char *p = data(L, 1, &n);
 
     luaL_argcheck(L, p != NULL, 1, "text or a table of bytes expected");
-    budget_charge(L, n);
-    struct arena *a = scratch_push(L, n * 2 + 64);
-    struct str r = base64_encode(a, str_make(p, n));
-    lua_pushlstring(L, r.p ? r.p : "", r.n);
-    scratch_free(L, -2);
+    struct out o;
+    out_open(L, &o);
+    for (size_t i = 0; i < n; i += 48000) {
+        size_t some = n - i < 48000 ? n - i : 48000;
+        struct arena *a = scratch_push(L, 65536);
+        struct str r = base64_encode(a, str_make(p + i, some));
+        out_add(&o, r.p, r.n);
+        scratch_free(L, -1);
+        lua_pop(L, 1);
+        budget_charge(L, some);
+    }
+    out_push(&o);
     return 1;
 }
 
@@ -197,23 +266,39 @@ static int api_base64_encode(lua_State *L)
  * @since 1.0 */
 static int api_base64_decode(lua_State *L)
 {
+    enum { PIECE = 16384 }; /* a multiple of four */
     size_t n, kept = 0;
     const char *p = bytes_check(L, 1, &n);
-    struct str r = STR("");
+    bool good = true, padded = false;
+    struct out o;
 
-    budget_charge(L, n);
-    struct arena *a = scratch_push(L, n * 2 + 64);
-    char *clean = arena_alloc(a, n + 4);
-    for (size_t i = 0; i < n; i++)
-        if (p[i] != '\r' && p[i] != '\n' && p[i] != ' ' && p[i] != '\t')
+    out_open(L, &o);
+    char *clean = lua_newuserdatauv(L, PIECE + 4, 0);
+    for (size_t i = 0; good && i <= n; i++) {
+        if ((i & 0xfff) == 0xfff)
+            budget_charge(L, 8192);
+        if (i < n && p[i] != '\r' && p[i] != '\n' && p[i] != ' ' && p[i] != '\t')
             clean[kept++] = p[i];
-    while (kept % 4 > 1)
-        clean[kept++] = '=';
-    if (base64_decode(a, str_make(clean, kept), &r))
-        lua_pushlstring(L, r.p ? r.p : "", r.n);
+        if (kept < PIECE && i < n)
+            continue;
+        while (i == n && kept % 4 > 1)
+            clean[kept++] = '=';
+        if (kept == 0)
+            continue;
+        struct arena *a = scratch_push(L, PIECE + 64);
+        struct str r = STR("");
+        good = !padded && base64_decode(a, str_make(clean, kept), &r);
+        padded = clean[kept - 1] == '=';
+        if (good)
+            out_add(&o, r.p, r.n);
+        scratch_free(L, -1);
+        lua_pop(L, 1);
+        kept = 0;
+    }
+    if (good)
+        out_push(&o);
     else
         lua_pushnil(L);
-    scratch_free(L, -2);
     return 1;
 }
 
@@ -232,5 +317,9 @@ void api_crypto_open(lua_State *L)
         {NULL, NULL},
     };
 
+    luaL_newmetatable(L, DIGEST);
+    lua_pushcfunction(L, digest_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
     luaL_setfuncs(L, functions, 0);
 }

@@ -18,9 +18,11 @@ static void put_text(struct out *o, const char *p, size_t n)
     size_t from = 0;
     char hex[8];
 
-    budget_charge(o->L, n + 8);
+    budget_charge(o->L, 8);
     out_add(o, "\"", 1);
     for (size_t i = 0; i < n; i++) {
+        if ((i & 0xfff) == 0xfff)
+            budget_charge(o->L, 8192);
         unsigned char c = (unsigned char)p[i];
         if (c >= 32 && c != '"' && c != '\\')
             continue;
@@ -52,6 +54,7 @@ static void put_value(struct out *o, int index, int depth)
     luaL_checkstack(L, 6, NULL);
     if (depth > JSON_DEPTH)
         luaL_error(L, "table is nested too deeply, or contains itself");
+    budget_charge(L, 32);
     switch (lua_type(L, index)) {
     case LUA_TNIL:
         out_add(o, "null", 4);
@@ -140,8 +143,11 @@ struct parser {
 
 static void blanks(struct parser *j)
 {
+    const char *from = j->p;
+
     while (j->p < j->end && (*j->p == ' ' || *j->p == '\t' || *j->p == '\n' || *j->p == '\r'))
-        j->p++;
+        if (((++j->p - from) & 0xffff) == 0)
+            budget_charge(j->L, 65536);
 }
 
 static bool bad(struct parser *j, const char *what)
@@ -232,8 +238,9 @@ static bool parse_text(struct parser *j)
     struct out o;
 
     while (j->p < j->end && *j->p != '"' && *j->p != '\\' && (unsigned char)*j->p >= 32)
-        j->p++;
-    budget_charge(j->L, (size_t)(j->p - from) + 16);
+        if (((++j->p - from) & 0xffff) == 0)
+            budget_charge(j->L, 65536);
+    budget_charge(j->L, 16);
     if (j->p < j->end && *j->p == '"') {
         lua_pushlstring(j->L, from, (size_t)(j->p++ - from));
         return true;
@@ -254,8 +261,8 @@ static bool parse_text(struct parser *j)
         } else {
             out_add(&o, &c, 1);
         }
+        budget_charge(j->L, 8);
     }
-    budget_charge(j->L, o.n);
     out_push(&o);
     lua_replace(j->L, o.slot);
     return true;
@@ -356,6 +363,7 @@ static bool parse_value(struct parser *j, int depth)
     if (depth > JSON_DEPTH)
         return bad(j, "nested too deeply");
     luaL_checkstack(j->L, 8, NULL);
+    budget_charge(j->L, 32); /* lists of numbers look at no text */
     blanks(j);
     if (j->p == j->end)
         return bad(j, "value expected");

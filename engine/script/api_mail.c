@@ -14,11 +14,7 @@ static int api_log(lua_State *L)
     const char *p = bytes_check(L, 1, &n);
     struct call *c = host_call;
 
-    if (c != NULL) {
-        c->output += n;
-        if (c->output > c->output_max)
-            return luaL_error(L, "wrote more than %d bytes", (int)c->output_max);
-    }
+    budget_output(L, n);
     log_info("script", "%s: %.*s", c && c->env ? c->env->script : "?", n > 2000 ? 2000 : (int)n, p);
     return 0;
 }

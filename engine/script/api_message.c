@@ -22,6 +22,7 @@ static int api_lines(lua_State *L)
     for (lua_Integer i = 1; i <= n && c->message_pos < c->message.n; i++) {
         struct str rest = str_from(c->message, c->message_pos);
         ptrdiff_t lf = str_chr(rest, '\n');
+        budget_room(L, rest.n < (size_t)(lf < 0 ? 0 : lf) ? rest.n : (size_t)(lf < 0 ? 0 : lf));
         size_t len = lf < 0 ? rest.n : (size_t)lf;
         c->message_pos += lf < 0 ? rest.n : len + 1;
         if (len > 0 && rest.p[len - 1] == '\r')

@@ -9,7 +9,7 @@
 #include <pcre2.h>
 
 #define REGEX "mail.regex"
-#define WINDOW_WORK ((size_t)32 << 20) /* byte visits in one window: some 30 ms at worst */
+#define WINDOW_WORK ((size_t)8 << 20) /* byte visits in one window: some 10 ms at worst */
 #define SUBJECT_MAX ((size_t)8 << 20)
 
 struct regex {
@@ -259,6 +259,7 @@ static void add_replacement(lua_State *L, struct out *o, const struct regex *r, 
             i++;
         } else if (with.p[i] == '%' && i + 1 < with.n && ascii_digit(with.p[i + 1])) {
             uint32_t g = (uint32_t)(with.p[++i] - '0');
+            budget_charge(L, 32);
             if (g > r->groups)
                 luaL_error(L, "invalid group %%%d in replacement", (int)g);
             if (v[g * 2] != PCRE2_UNSET)
@@ -266,6 +267,7 @@ static void add_replacement(lua_State *L, struct out *o, const struct regex *r, 
             continue;
         }
         out_add(o, &with.p[i], 1);
+        budget_charge(L, 4);
     }
 }
 

@@ -6,14 +6,6 @@
 #include "store/db.h"
 #include "store/setting.h"
 
-static void count_query(lua_State *L, struct call *c)
-{
-    if (c->manage || ++c->queries <= SCRIPT_QUERIES)
-        return;
-    budget_kill(c, KILL_COUNT, L);
-    budget_check(L);
-}
-
 static struct str text_arg(lua_State *L, int arg)
 {
     struct str s;
@@ -92,7 +84,7 @@ static int api_query(lua_State *L)
     struct call *c = budget_await(L, "VPOP3.PostgresQuery");
     int rc = db_script_exec(a, &rows, &e, sql, (unsigned)n, args, c->manage, SCRIPT_SQL_ROWS);
     budget_awaited(L, c);
-    count_query(L, c);
+    budget_query(L, c);
     if (rc != 0)
         return push_failure(L, &e);
     push_rows(L, rows, a);
@@ -121,7 +113,7 @@ static int api_setting(lua_State *L)
     name = arena_lower(a, name);
     int rc = setting_list(a, name, &v, &n, &e);
     budget_awaited(L, c);
-    count_query(L, c);
+    budget_query(L, c);
     if (rc != 0 && e.cls != ERR_NOTFOUND)
         return push_failure(L, &e);
     bool secret = str_find(name, STR("password")) >= 0 || str_find(name, STR("secret")) >= 0 ||
@@ -156,6 +148,7 @@ static int api_domain(lua_State *L)
     int rc = domain_is_local(domain, &local, &e);
 
     budget_awaited(L, c);
+    budget_query(L, c);
     if (rc != 0)
         return push_failure(L, &e);
     lua_pushboolean(L, local);
@@ -189,6 +182,7 @@ static int api_account(lua_State *L)
     int rc = account_find(name, &x, a, &e);
 
     budget_awaited(L, c);
+    budget_query(L, c);
     if (rc != 0)
         return push_failure(L, &e);
     lua_createtable(L, 0, 12);
@@ -226,6 +220,7 @@ static int api_mappings(lua_State *L)
     int rc = mapping_find(address, (enum mapping_kind)kind, tilde, a, &v, &n, &e);
 
     budget_awaited(L, c);
+    budget_query(L, c);
     if (rc != 0)
         return push_failure(L, &e);
     lua_createtable(L, (int)n, 0);
@@ -261,6 +256,7 @@ static int api_resolve(lua_State *L)
     struct call *c = budget_await(L, "mail.index.resolve");
     int rc = address_resolve(address, inside, a, &v, &n, &e);
     budget_awaited(L, c);
+    budget_query(L, c);
     if (rc != 0)
         return push_failure(L, &e);
     lua_createtable(L, (int)n, 0);
@@ -296,6 +292,7 @@ static int api_is_local(lua_State *L)
     for (uint32_t i = 0; rc == 0 && i < n; i++)
         local |= v[i].what == RESOLVE_LOCAL || v[i].what == RESOLVE_DISCARD;
     budget_awaited(L, c);
+    budget_query(L, c);
     if (rc != 0)
         return push_failure(L, &e);
     lua_pushboolean(L, local);
@@ -355,6 +352,7 @@ static int api_address_type(lua_State *L)
     const char *type = address_type(address, a, &e);
 
     budget_awaited(L, c);
+    budget_query(L, c);
     if (type == NULL)
         return push_failure(L, &e);
     lua_pushstring(L, type);

@@ -8,12 +8,46 @@
 #include "core/shm.h"
 #include "core/task.h"
 #include "script/host_int.h"
+#include "store/setting.h"
 
 #include <stdio.h>
 #include <time.h>
 
 struct call *host_call;
-uint64_t budget_cpu_ms = SCRIPT_CPU_MS, budget_wall_ms = SCRIPT_WALL_MS;
+struct budget_limits budget_limits = {
+    .slice_ms = SCRIPT_SLICE_MS,
+    .cpu_ms = SCRIPT_CPU_MS,
+    .wall_ms = SCRIPT_WALL_MS,
+    .memory = SCRIPT_MEMORY,
+    .output = SCRIPT_OUTPUT,
+    .waits = SCRIPT_WAITS,
+    .queries = SCRIPT_QUERIES,
+};
+static bool follow;
+static uint64_t followed_ms;
+
+void budget_follow_settings(bool yes)
+{
+    follow = yes;
+    followed_ms = 0;
+}
+
+/* A few times a second rather than at each of thousands of calls. */
+static void read_settings(void)
+{
+    if (!follow || (followed_ms != 0 && loop_ms() - followed_ms < 100))
+        return;
+    followed_ms = loop_ms() + 1;
+    budget_limits = (struct budget_limits){
+        .slice_ms = (uint64_t)setting_int("script.cpu_slice_ms"),
+        .cpu_ms = (uint64_t)setting_int("script.cpu_seconds") * 1000,
+        .wall_ms = (uint64_t)setting_int("script.wall_seconds") * 1000,
+        .memory = (size_t)setting_int("script.memory_mb") << 20,
+        .output = (size_t)setting_int("script.max_output_kb") * 1024,
+        .waits = (uint32_t)setting_int("script.max_waits"),
+        .queries = (uint32_t)setting_int("script.max_queries"),
+    };
+}
 
 static uint64_t cpu_now(void)
 {
@@ -23,21 +57,28 @@ static uint64_t cpu_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Asking for the thread's processor time is a system call, asking for the time is not: slices start on
+ * the wall clock, and those that turn out longer than this go over to processor time. */
+enum { SLICE_WALL_NS = 1000000 };
+
 static void slice_begin(struct call *c)
 {
     host_call = c;
+    if (c->env != NULL)
+        c->env->purse.cap = c->memory_cap;
     memory_switch(c->env ? &c->env->purse : NULL);
     c->slice_ns = loop_ns();
-    c->slice_cpu = cpu_now();
+    c->slice_cpu = 0;
     c->debt = 0;
     shm_doing(c->hook, c->env ? c->env->script : "", c->message_id, c->message_hash);
 }
 
 static void slice_end(struct call *c)
 {
-    uint64_t now = cpu_now();
+    uint64_t from = c->slice_cpu ? c->slice_cpu : c->slice_ns;
+    uint64_t now = c->slice_cpu ? cpu_now() : loop_ns();
 
-    c->cpu_ns += now > c->slice_cpu ? now - c->slice_cpu : 0;
+    c->cpu_ns += now > from ? now - from : 0;
     host_call = NULL;
     memory_switch(NULL);
     shm_doing("", "", 0, 0);
@@ -46,9 +87,19 @@ static void slice_end(struct call *c)
 void budget_init(struct call *c, struct hook_env *env, const char *hook, bool manage)
 {
     *c = (struct call){.env = env, .hook = hook, .manage = manage, .may_await = true};
-    c->cpu_max_ns = (manage ? (uint64_t)SCRIPT_RUN_CPU_MS : budget_cpu_ms) * 1000000u;
-    c->wall_end_ns = loop_ns() + (manage ? (uint64_t)SCRIPT_RUN_WALL_MS : budget_wall_ms) * 1000000u;
-    c->output_max = manage ? SCRIPT_RUN_OUTPUT : SCRIPT_OUTPUT;
+    read_settings();
+    const struct budget_limits *l = &budget_limits;
+    c->slice_max_ns = l->slice_ms * 1000000u;
+    c->cpu_max_ns = (manage ? (uint64_t)SCRIPT_RUN_CPU_MS : l->cpu_ms) * 1000000u;
+    c->wall_end_ns = loop_ns() + (manage ? (uint64_t)SCRIPT_RUN_WALL_MS : l->wall_ms) * 1000000u;
+    c->output_max = manage ? SCRIPT_RUN_OUTPUT : l->output;
+    c->waits_max = manage ? 0 : l->waits;
+    c->queries_max = manage ? 0 : l->queries;
+    if (env != NULL) {
+        /* Growth in this call; what earlier ones left behind counts over the environment's life. */
+        size_t grow = manage ? SCRIPT_RUN_MEMORY : l->memory, life = grow * SCRIPT_MEMORY_LIFE;
+        c->memory_cap = env->purse.used + grow < life ? env->purse.used + grow : life;
+    }
     c->ignore_cancel = task_cancelled();
 }
 
@@ -74,7 +125,9 @@ void budget_kill(struct call *c, enum kill kill, lua_State *L)
         [KILL_WALL] = "ended: took longer than a call may take",
         [KILL_MEMORY] = "ended: used more memory than a script may have",
         [KILL_CANCELLED] = "ended: the client has left",
-        [KILL_COUNT] = "ended: asked the database more often than a call may",
+        [KILL_QUERIES] = "ended: asked the database more often than a call may",
+        [KILL_WAITS] = "ended: waited more often than a call may",
+        [KILL_OUTPUT] = "ended: wrote more than a call may",
     };
     char at[100];
 
@@ -83,12 +136,6 @@ void budget_kill(struct call *c, enum kill kill, lua_State *L)
     c->kill = kill;
     place(L ? L : c->thread, at, sizeof at);
     snprintf(c->why, sizeof c->why, "%s%s", at, what[kill]);
-}
-
-void budget_note(struct call *c)
-{
-    if (c->kill == KILL_NO)
-        place(c->running, c->why, sizeof c->why);
 }
 
 static int raise_kill(lua_State *L)
@@ -117,15 +164,9 @@ static void give_turn(void)
         task_sleep(1, &e);
 }
 
-static void look(lua_State *L, struct call *c)
+/* The slice is used up: others have their turn, unless this was the last. */
+static void next_slice(lua_State *L, struct call *c, uint64_t now)
 {
-    if (c->kill == KILL_NO && task_cancelled() && !c->ignore_cancel)
-        budget_kill(c, KILL_CANCELLED, L);
-    if (c->kill != KILL_NO)
-        raise_kill(L);
-    uint64_t now = loop_ns();
-    if (now - c->slice_ns < SCRIPT_SLICE_MS * 1000000u)
-        return;
     slice_end(c);
     if (c->cpu_ns > c->cpu_max_ns)
         budget_kill(c, KILL_CPU, L);
@@ -134,8 +175,52 @@ static void look(lua_State *L, struct call *c)
     else if (task_self() != NULL)
         give_turn();
     slice_begin(c);
+    if (c->kill == KILL_NO && task_cancelled() && !c->ignore_cancel)
+        budget_kill(c, KILL_CANCELLED, L);
     if (c->kill != KILL_NO)
         raise_kill(L);
+}
+
+/* Gives the loop its turn when the slice is over. */
+static void slice_check(lua_State *L, struct call *c)
+{
+    uint64_t now = loop_ns();
+
+    if (now - c->slice_ns >= c->slice_max_ns)
+        next_slice(L, c, now);
+}
+
+/* Over the cap: whatever is garbage goes before the call is judged.  Two ends of a cycle must be seen, as
+ * the one under way takes what is new for alive. */
+static void collect(lua_State *L, struct call *c)
+{
+    struct purse *p = &c->env->purse;
+
+    for (uint64_t goal = memory_cycles() + 2; p->used > c->memory_cap && memory_cycles() < goal;) {
+        memory_step(L);
+        slice_check(L, c);
+    }
+    if (p->used > c->memory_cap) {
+        budget_kill(c, KILL_MEMORY, L);
+        raise_kill(L);
+    }
+    p->over = false;
+    lua_sethook(L, budget_tick, LUA_MASKCOUNT, memory_tick(p));
+}
+
+static void look(lua_State *L, struct call *c)
+{
+    if (c->kill == KILL_NO && task_cancelled() && !c->ignore_cancel)
+        budget_kill(c, KILL_CANCELLED, L);
+    if (c->kill != KILL_NO)
+        raise_kill(L);
+    while (memory_step_due()) {
+        memory_step(L);
+        slice_check(L, c);
+    }
+    if (c->env != NULL && c->env->purse.over)
+        collect(L, c);
+    slice_check(L, c);
 }
 
 void budget_tick(lua_State *L, lua_Debug *ar)
@@ -162,6 +247,37 @@ void budget_charge(lua_State *L, size_t n)
     look(L, c);
 }
 
+void budget_query(lua_State *L, struct call *c)
+{
+    if (c->queries_max == 0 || ++c->queries <= c->queries_max)
+        return;
+    budget_kill(c, KILL_QUERIES, L);
+    raise_kill(L);
+}
+
+void budget_output(lua_State *L, size_t n)
+{
+    struct call *c = host_call;
+
+    budget_charge(L, n);
+    if (c == NULL || (c->output += n) <= c->output_max)
+        return;
+    budget_kill(c, KILL_OUTPUT, L);
+    raise_kill(L);
+}
+
+void budget_room(lua_State *L, size_t n)
+{
+    struct call *c = host_call;
+
+    if (c == NULL || c->env == NULL || n < 65536)
+        return;
+    if (c->env->purse.used + n <= c->env->purse.cap * 2)
+        return;
+    budget_kill(c, KILL_MEMORY, L);
+    raise_kill(L);
+}
+
 void budget_stack(lua_State *L, size_t need)
 {
     if (task_stack_left() < need)
@@ -177,6 +293,10 @@ struct call *budget_await(lua_State *L, const char *what)
     if (!c->may_await)
         luaL_error(L, "%s waits, and this hook may not wait", what);
     look(L, c);
+    if (c->waits_max != 0 && ++c->waits > c->waits_max) {
+        budget_kill(c, KILL_WAITS, L);
+        raise_kill(L);
+    }
     slice_end(c);
     return c;
 }
@@ -201,17 +321,25 @@ int budget_run(struct call *c, lua_CFunction fn, void *ud, struct err *e)
     lua_State *L = c->thread;
     struct call *outer = host_call;
 
+    if (memory_total() > SCRIPT_HOST_MEMORY + SCRIPT_HOST_MEMORY / 8)
+        return err_set(e, ERR_LIMIT, "%s: the scripts of this process use too much memory", c->hook);
     if (task_stack_left() < SCRIPT_STACK_MIN * 2)
         return err_set(e, ERR_LIMIT, "%s: scripts called each other too deeply", c->hook);
     c->outer = outer;
     c->running = L;
     if (outer != NULL)
         slice_end(outer);
+    if (memory_total() > SCRIPT_HOST_MEMORY)
+        memory_step(host_L);
     slice_begin(c);
+    lua_sethook(L, budget_tick, LUA_MASKCOUNT, memory_tick(c->env ? &c->env->purse : NULL));
     lua_pushcfunction(L, fn);
     lua_pushlightuserdata(L, ud);
     int status = lua_pcall(L, 1, 0, 0);
     slice_end(c);
+    /* Short calls never come to a look: their garbage is dealt with here. */
+    for (uint64_t begun = loop_ns(); memory_step_due() && loop_ns() - begun < 1000000u;)
+        memory_step(host_L);
     if (outer != NULL)
         slice_begin(outer);
     if (status == LUA_OK && c->kill == KILL_NO)

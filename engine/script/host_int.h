@@ -18,13 +18,22 @@ struct task;
  * Every block carries the number of the purse that paid for it, so that what another task's garbage
  * collection frees is credited to whom it belongs to. */
 struct purse {
-    size_t used, cap; /* cap 0: no limit */
+    size_t used, cap; /* cap: of the call that runs; 0: no limit */
+    size_t largest;   /* longest string so far: single instructions work through such strings */
+    bool over;        /* more than the cap since budget_tick() looked */
     uint32_t slot, gen;
 };
 void purse_open(struct purse *p, size_t cap);
 void purse_close(struct purse *p);
 lua_State *memory_new_state(void);
 size_t memory_total(void);
+/* Lua instructions between two looks at the clock, given the strings an environment has. */
+int memory_tick(const struct purse *p);
+/* The collector is driven from here, in steps of bounded work; Lua's own pace is switched off, since a
+ * large allocation would make it do a whole cycle at once. */
+bool memory_step_due(void);
+void memory_step(lua_State *L);
+uint64_t memory_cycles(void); /* completed since the start */
 /* Whose blocks are made now; NULL: the host's own.  Returns the one before. */
 struct purse *memory_switch(struct purse *p);
 
@@ -108,7 +117,9 @@ void env_globals_set(struct hook_env *env, const char *name, const struct hval *
 bool env_globals_get(struct hook_env *env, const char *name, struct arena *a, struct hval *v_r);
 
 /* --- calls and budgets -------------------------------------------------------------------------- */
-enum kill { KILL_NO, KILL_CPU, KILL_WALL, KILL_MEMORY, KILL_CANCELLED, KILL_COUNT };
+enum kill {
+    KILL_NO, KILL_CPU, KILL_WALL, KILL_MEMORY, KILL_CANCELLED, KILL_QUERIES, KILL_WAITS, KILL_OUTPUT
+};
 struct lease {
     bool alive;
 };
@@ -122,9 +133,10 @@ struct call {
     bool may_await, manage, ignore_cancel;
     enum kill kill;
     char why[200];
-    uint64_t cpu_ns, cpu_max_ns, wall_end_ns, slice_ns, slice_cpu;
+    uint64_t cpu_ns, cpu_max_ns, wall_end_ns, slice_ns, slice_cpu, slice_max_ns;
+    size_t memory_cap;   /* of the environment's purse while this call runs */
     size_t debt;         /* bytes worked on by C code since the clock was read */
-    uint32_t queries;
+    uint32_t queries, queries_max, waits, waits_max; /* _max 0: no limit */
     size_t output, output_max;
     void (*print)(void *ctx, struct str text); /* NULL: the log */
     void *print_ctx;
@@ -138,8 +150,15 @@ extern lua_State *host_L;
 /* Pushes the table of everything that environments have in common. */
 void host_push_common(lua_State *L);
 extern struct call *host_call;
-/* Computing time and time in all of a call, SCRIPT_CPU_MS and SCRIPT_WALL_MS; tests take less. */
-extern uint64_t budget_cpu_ms, budget_wall_ms;
+/* What a call may use: the settings script.*, or the defaults of limits.h while there are none. */
+struct budget_limits {
+    uint64_t slice_ms, cpu_ms, wall_ms;
+    size_t memory, output;
+    uint32_t waits, queries;
+};
+extern struct budget_limits budget_limits;
+/* From now on the settings count (they must be loaded), or no longer. */
+void budget_follow_settings(bool yes);
 
 /* Runs fn(L) with `ud` as its light userdata argument on the host's own thread; must not wait.  -1: it
  * raised an error (memory), which is logged. */
@@ -150,6 +169,12 @@ void budget_init(struct call *c, struct hook_env *env, const char *hook, bool ma
 void budget_tick(lua_State *L, lua_Debug *ar);
 /* From C code called by Lua: `n` bytes or steps were worked on; looks at the clock now and then. */
 void budget_charge(lua_State *L, size_t n);
+/* Counts a database question, or bytes of output; kills the call that has too many. */
+void budget_query(lua_State *L, struct call *c);
+void budget_output(lua_State *L, size_t n);
+/* Before a large allocation from C: ends the call that cannot have it, so that Lua's own way out, a
+ * collection of everything at once, is not taken. */
+void budget_room(lua_State *L, size_t n);
 /* Raises the kill again when the call is over its budget. */
 void budget_check(lua_State *L);
 /* Raises an error when less than `need` bytes of C stack are left. */
@@ -159,8 +184,6 @@ void budget_stack(lua_State *L, size_t need);
 struct call *budget_await(lua_State *L, const char *what);
 void budget_awaited(lua_State *L, struct call *c);
 void budget_kill(struct call *c, enum kill kill, lua_State *L);
-/* Remembers where memory was refused, for calls that end by it without being killed. */
-void budget_note(struct call *c);
 uint64_t budget_wall_left_ms(const struct call *c);
 
 /* --- values ------------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include <ctype.h>
 #include <lualib.h>
 #include <math.h>
+#include <stdio.h>
 #include <sys/random.h>
 
 static size_t from_pos(lua_Integer i, size_t n)
@@ -49,6 +50,7 @@ static int s_sub(lua_State *L)
         return 1;
     }
     budget_charge(L, to - from + 1);
+    budget_room(L, to - from + 1);
     lua_pushlstring(L, s + from - 1, to - from + 1);
     return 1;
 }
@@ -89,13 +91,17 @@ static int mapped(lua_State *L, int how)
     luaL_Buffer b;
     size_t n;
     const char *s = bytes_check(L, 1, &n);
-    char *p = luaL_buffinitsize(L, &b, n);
 
-    budget_charge(L, n);
-    for (size_t i = 0; i < n; i++)
+    budget_room(L, n * 2);
+    char *p = luaL_buffinitsize(L, &b, n);
+    for (size_t i = 0; i < n; i++) {
+        if ((i & 0xffff) == 0xffff)
+            budget_charge(L, 65536);
         p[i] = how < 0   ? (char)tolower((unsigned char)s[i])
                : how > 0 ? (char)toupper((unsigned char)s[i])
                          : s[n - 1 - i];
+    }
+    budget_charge(L, n & 0xffff);
     luaL_pushresultsize(&b, n);
     return 1;
 }
@@ -132,9 +138,10 @@ static int s_rep(lua_State *L)
     else if ((size_t)times > SCRIPT_RUN_MEMORY / (n + sep_n))
         return luaL_error(L, "resulting string too large");
     size_t total = n * (size_t)times + sep_n * (size_t)(times - 1);
-    budget_charge(L, total);
+    budget_room(L, total * 2);
     char *p = luaL_buffinitsize(L, &b, total);
     for (lua_Integer i = 0; i < times; i++) {
+        budget_charge(L, n + sep_n + 8);
         memcpy(p, s, n);
         p += n;
         if (sep_n > 0 && i + 1 < times) {
@@ -160,9 +167,85 @@ static void truncate_argument(lua_State *L, int arg)
     lua_replace(L, arg);
 }
 
+/* Length of the conversion at f[0] == '%', without regard to whether the stock function likes it. */
+static size_t conversion(const char *f, size_t n)
+{
+    size_t i = 1;
+
+    while (i < n && (isdigit((unsigned char)f[i]) || strchr("-+ #0.", f[i]) != NULL) && f[i] != '\0')
+        i++;
+    return i < n ? i + 1 : i;
+}
+
+/* '%q' of a text, as the stock function writes it. */
+static void quote(struct out *o, const char *s, size_t n)
+{
+    char code[8];
+
+    out_add(o, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        budget_charge(o->L, 4);
+        if (s[i] == '"' || s[i] == '\\' || s[i] == '\n') {
+            out_add(o, "\\", 1);
+            out_add(o, s + i, 1);
+        } else if (iscntrl((unsigned char)s[i])) {
+            bool digit = i + 1 < n && isdigit((unsigned char)s[i + 1]);
+            int k = snprintf(code, sizeof code, digit ? "\\%03d" : "\\%d", (unsigned char)s[i]);
+            out_add(o, code, (size_t)k);
+        } else {
+            out_add(o, s + i, 1);
+        }
+    }
+    out_add(o, "\"", 1);
+}
+
+/* string.format one conversion at a time: for many arguments or long texts, where the stock function would
+ * be at work for a second. */
+static int format_slowly(lua_State *L, const char *f, size_t n, int top)
+{
+    struct out o;
+    int arg = 1;
+
+    out_open(L, &o);
+    for (size_t i = 0; i < n;) {
+        const char *next = memchr(f + i, '%', n - i);
+        size_t plain = next ? (size_t)(next - (f + i)) : n - i, len;
+        out_add(&o, f + i, plain);
+        i += plain;
+        if (i >= n)
+            break;
+        if (i + 1 < n && f[i + 1] == '%') {
+            out_add(&o, "%", 1);
+            i += 2;
+            continue;
+        }
+        const char *spec = conversion(f + i, n - i) > 0 ? f + i : f;
+        i += len = conversion(spec, n - i);
+        if (++arg > top)
+            return luaL_argerror(L, arg, "no value");
+        budget_charge(L, 2048);
+        if (len == 2 && spec[1] == 'q' && lua_type(L, arg) == LUA_TSTRING) {
+            size_t k;
+            const char *s = lua_tolstring(L, arg, &k);
+            quote(&o, s, k);
+            continue;
+        }
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_pushlstring(L, spec, len);
+        lua_pushvalue(L, arg);
+        lua_call(L, 2, 1);
+        size_t k;
+        const char *s = lua_tolstring(L, -1, &k);
+        out_add(&o, s, k);
+        lua_pop(L, 1);
+    }
+    out_push(&o);
+    return 1;
+}
+
 static int s_format(lua_State *L)
 {
-    size_t n;
+    size_t n, texts = 0;
     const char *f = bytes_check(L, 1, &n);
     int arg = 1, top = lua_gettop(L);
     luaL_Buffer b;
@@ -182,13 +265,14 @@ static int s_format(lua_State *L)
             truncate_argument(L, arg);
         else if (bytes_is(L, arg, &s)) {
             budget_charge(L, s.n);
+            budget_room(L, s.n);
             lua_pushlstring(L, s.p, s.n);
             lua_replace(L, arg);
+            texts += s.n;
         } else if (lua_type(L, arg) == LUA_TSTRING) {
-            budget_charge(L, lua_rawlen(L, arg));
+            texts += lua_rawlen(L, arg);
         }
     }
-    lua_pushvalue(L, lua_upvalueindex(1));
     luaL_buffinit(L, &b);
     for (size_t i = 0; i < n; i++) {
         luaL_addchar(&b, f[i]);
@@ -206,6 +290,12 @@ static int s_format(lua_State *L)
         }
     }
     luaL_pushresult(&b);
+    if (top > 40 || texts + n > 262144) {
+        f = lua_tolstring(L, -1, &n);
+        return format_slowly(L, f, n, top);
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, -2);
     for (int i = 2; i <= top; i++)
         lua_pushvalue(L, i);
     lua_call(L, top, 1);
@@ -213,10 +303,34 @@ static int s_format(lua_State *L)
     return 1;
 }
 
-/* Upvalue: a stock function of strings.  Charges for arguments and results. */
+/* A format of pack and its like must be short, and so must what its numbers ask for: the stock functions
+ * pad byte by byte. */
+static void check_pack_format(lua_State *L)
+{
+    size_t n, sum = 0, number = 0;
+    const char *f = luaL_checklstring(L, 1, &n);
+
+    luaL_argcheck(L, n <= SCRIPT_PATTERN_MAX, 1, "format too long");
+    for (size_t i = 0; i <= n; i++) {
+        if (i < n && isdigit((unsigned char)f[i])) {
+            number = number < (1u << 28) ? number * 10 + (size_t)(f[i] - '0') : number;
+            continue;
+        }
+        sum += number;
+        number = 0;
+    }
+    luaL_argcheck(L, sum <= 8u << 20, 1, "format asks for too much");
+    budget_room(L, sum * 2);
+}
+
+/* Upvalues: a stock function of strings, is its first argument a format of string.pack?  Charges for
+ * arguments and results. */
 static int charged(lua_State *L)
 {
     int top = lua_gettop(L);
+
+    if (lua_toboolean(L, lua_upvalueindex(2)))
+        check_pack_format(L);
 
     budget_stack(L, SCRIPT_STACK_MIN);
     luaL_checkstack(L, top + 4, "too many arguments");
@@ -244,7 +358,8 @@ static void wrap(lua_State *L, int from, const char *const *names, lua_CFunction
     from = lua_absindex(L, from);
     for (; *names != NULL; names++) {
         lua_getfield(L, from, *names);
-        lua_pushcclosure(L, wrapper, 1);
+        lua_pushboolean(L, str_ends(str_of(*names), STR("pack")) || str_starts(str_of(*names), STR("pack")));
+        lua_pushcclosure(L, wrapper, 2);
         lua_setfield(L, -2, *names);
     }
 }
@@ -277,13 +392,110 @@ void libstring_open(lua_State *L)
     lua_pop(L, 1);
 }
 
+/* Upvalues: the stock utf8.len and utf8.offset.  In pieces of 64 KB. */
+static int u_len(lua_State *L)
+{
+    size_t n;
+    const char *s = bytes_check(L, 1, &n);
+    lua_Integer i = luaL_optinteger(L, 2, 1), j = luaL_optinteger(L, 3, -1), count = 0;
+    bool lax = lua_toboolean(L, 4);
+
+    budget_room(L, n);
+    if (!lua_isstring(L, 1)) {
+        lua_pushlstring(L, s, n);
+        lua_replace(L, 1);
+    }
+    i = i >= 0 ? i : -i > (lua_Integer)n ? 0 : i + (lua_Integer)n + 1;
+    j = j >= 0 ? j : -j > (lua_Integer)n ? 0 : j + (lua_Integer)n + 1;
+    luaL_argcheck(L, i >= 1 && i <= (lua_Integer)n + 1, 2, "initial position out of bounds");
+    luaL_argcheck(L, j <= (lua_Integer)n, 3, "final position out of bounds");
+    lua_settop(L, 1);
+    while (i <= j) {
+        lua_Integer to = j - i > 65535 ? i + 65535 : j;
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_pushvalue(L, 1);
+        lua_pushinteger(L, i);
+        lua_pushinteger(L, to);
+        lua_pushboolean(L, lax);
+        lua_call(L, 4, 2);
+        if (!lua_toboolean(L, 2))
+            return 2;
+        lua_Integer some = lua_tointeger(L, 2);
+        count += some;
+        lua_settop(L, 1);
+        budget_charge(L, (size_t)(to - i) + 1);
+        if (to == j)
+            break;
+        lua_pushvalue(L, lua_upvalueindex(2));
+        lua_pushvalue(L, 1);
+        lua_pushinteger(L, some + 1);
+        lua_pushinteger(L, i);
+        lua_call(L, 3, 1);
+        i = lua_tointeger(L, 2);
+        lua_settop(L, 1);
+    }
+    lua_pushinteger(L, count);
+    return 1;
+}
+
+static bool continues(const char *s, lua_Integer i, lua_Integer n)
+{
+    return i < n && ((unsigned char)s[i] & 0xc0) == 0x80;
+}
+
+/* utf8.offset(s, n [, i]), as the manual has it. */
+static int u_offset(lua_State *L)
+{
+    size_t size;
+    const char *s = bytes_check(L, 1, &size);
+    lua_Integer len = (lua_Integer)size, n = luaL_checkinteger(L, 2);
+    lua_Integer i = luaL_optinteger(L, 3, n > 0 ? 1 : len + 1);
+
+    i = (i >= 0 ? i : -i > len ? 0 : i + len + 1) - 1;
+    luaL_argcheck(L, i >= 0 && i <= len, 3, "position out of bounds");
+    if (n == 0) {
+        while (i > 0 && continues(s, i, len)) {
+            i--;
+            budget_charge(L, 1);
+        }
+        lua_pushinteger(L, i + 1);
+        return 1;
+    }
+    if (continues(s, i, len))
+        return luaL_error(L, "initial position is a continuation byte");
+    if (n < 0) {
+        for (; n < 0 && i > 0; n++)
+            do {
+                i--;
+                budget_charge(L, 1);
+            } while (i > 0 && continues(s, i, len));
+    } else {
+        for (n--; n > 0 && i < len; n--)
+            do {
+                i++;
+                budget_charge(L, 1);
+            } while (continues(s, i, len));
+    }
+    if (n == 0)
+        lua_pushinteger(L, i + 1);
+    else
+        luaL_pushfail(L);
+    return 1;
+}
+
 void libutf8_open(lua_State *L)
 {
-    static const char *const stock[] = {"char", "codepoint", "len", "offset", "codes", NULL};
+    static const char *const stock[] = {"char", "codepoint", "codes", NULL};
 
     lua_pushcfunction(L, luaopen_utf8);
     lua_call(L, 0, 1);
     lua_newtable(L);
+    lua_getfield(L, -2, "len");
+    lua_getfield(L, -3, "offset");
+    lua_pushcclosure(L, u_len, 2);
+    lua_setfield(L, -2, "len");
+    lua_pushcfunction(L, u_offset);
+    lua_setfield(L, -2, "offset");
     wrap(L, -2, stock, charged);
     lua_getfield(L, -2, "charpattern");
     lua_setfield(L, -2, "charpattern");

@@ -235,6 +235,7 @@ static int t_foreach(lua_State *L)
     budget_stack(L, SCRIPT_STACK_MIN);
     lua_pushnil(L);
     while (lua_next(L, 1)) {
+        budget_charge(L, 32);
         lua_pushvalue(L, 2);
         lua_pushvalue(L, -3);
         lua_pushvalue(L, -3);
@@ -253,6 +254,7 @@ static int t_foreachi(lua_State *L)
     luaL_checktype(L, 2, LUA_TFUNCTION);
     budget_stack(L, SCRIPT_STACK_MIN);
     for (lua_Integer i = 1; i <= n; i++) {
+        budget_charge(L, 32);
         lua_pushvalue(L, 2);
         lua_pushinteger(L, i);
         lua_geti(L, 1, i);

@@ -1,9 +1,9 @@
 /* The allocator of the Lua state.
  *
- * Each block is preceded by eight bytes that name the purse it was paid from.  A purse with a cap
- * refuses growth beyond it while its own call is running; Lua then collects garbage and asks again,
- * and a second refusal ends the call.  Blocks outlive purses: a closed purse's number is taken out of
- * use by its generation. */
+ * Each block is preceded by eight bytes that name the purse it was paid from.  A call that grows beyond
+ * its cap is looked at with its next instruction, where garbage is collected step by step before it is
+ * judged.  Only twice the cap is refused here, since a refusal makes Lua collect everything at once; it
+ * ends the call.  Blocks outlive purses: a closed purse's number is taken out of use by its generation. */
 #include "core/log.h"
 #include "script/host_int.h"
 
@@ -23,7 +23,10 @@ static struct slot *slots;
 static uint32_t slot_count, slot_free;
 static struct purse *current;
 static size_t total;
-static size_t refused_size;
+static size_t since_step;   /* bytes allocated */
+static size_t cycle_start = SCRIPT_GC_START; /* total at which the next cycle begins */
+static bool in_cycle;
+static uint64_t cycles;
 
 void purse_open(struct purse *p, size_t cap)
 {
@@ -78,22 +81,31 @@ static struct purse *owner(const struct head *h)
     return slots[h->slot].purse;
 }
 
-/* Twice the same size refused in a row: the collection in between did not help. */
-static void *refuse(struct purse *p, size_t size)
+static void *refuse(void)
 {
-    if (host_call != NULL && host_call->env != NULL) {
-        if (refused_size == size || (p != NULL && size > p->cap))
-            budget_kill(host_call, KILL_MEMORY, host_call->running);
-        else
-            budget_note(host_call);
-    }
-    refused_size = size;
+    if (host_call != NULL && host_call->env != NULL)
+        budget_kill(host_call, KILL_MEMORY, host_call->running);
     return NULL;
+}
+
+int memory_tick(const struct purse *p)
+{
+    size_t n = p != NULL && p->largest > 0 ? SCRIPT_TICK_WORK / p->largest : SCRIPT_TICK;
+
+    return n > SCRIPT_TICK ? SCRIPT_TICK : n < 1 ? 1 : (int)n;
+}
+
+/* The current call's next look at the clock comes sooner; lua_sethook() may be called at any time. */
+static void look_soon(int count)
+{
+    if (host_call != NULL && host_call->running != NULL && host_call->kill == KILL_NO)
+        lua_sethook(host_call->running, budget_tick, LUA_MASKCOUNT, count);
 }
 
 static void *host_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 {
     struct head *h = ptr ? (struct head *)ptr - 1 : NULL;
+    bool text = h == NULL && osize == LUA_TSTRING;
 
     (void)ud;
     if (h == NULL)
@@ -108,24 +120,58 @@ static void *host_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
         }
         return NULL;
     }
+    bool mine = p != NULL && p == current && p->cap != 0 && host_call != NULL;
     if (nsize > osize) {
         size_t grow = nsize - osize;
-        if (p != NULL && p->cap != 0 && p == current && host_call != NULL &&
-            p->used + grow > p->cap)
-            return refuse(p, nsize);
-        if (total + grow > SCRIPT_HOST_MEMORY)
-            return refuse(NULL, nsize);
+        if (mine && p->used + grow > p->cap * 2)
+            return refuse();
+        if (total + grow > SCRIPT_HOST_MEMORY + SCRIPT_HOST_MEMORY / 4)
+            return refuse();
     }
     struct head *fresh = realloc(h, sizeof *fresh + nsize);
     if (fresh == NULL)
         return nsize <= osize ? ptr : NULL;
-    refused_size = 0;
     if (h == NULL)
         *fresh = p ? (struct head){p->slot, p->gen} : (struct head){0, 0};
     total = total - osize + nsize;
+    since_step += nsize;
     if (p != NULL)
         p->used = p->used + nsize - (osize < p->used ? osize : p->used);
+    if (mine && text && nsize > p->largest) {
+        p->largest = nsize;
+        look_soon(memory_tick(p));
+    }
+    if (mine && !p->over && p->used > p->cap) {
+        p->over = true;
+        look_soon(1);
+    }
     return fresh + 1;
+}
+
+bool memory_step_due(void)
+{
+    return (in_cycle || total > cycle_start) && since_step >= SCRIPT_GC_PACE;
+}
+
+void memory_step(lua_State *L)
+{
+    since_step = since_step > SCRIPT_GC_PACE ? since_step - SCRIPT_GC_PACE : 0;
+    in_cycle = true;
+    if (lua_gc(L, LUA_GCSTEP, 0) == 0)
+        return;
+    cycles++;
+    in_cycle = false;
+    since_step = 0;
+    size_t most = total + SCRIPT_GC_START > SCRIPT_HOST_MEMORY / 4 * 3 ? total + SCRIPT_GC_START
+                                                                       : SCRIPT_HOST_MEMORY / 4 * 3;
+    cycle_start = total * 2 > SCRIPT_GC_START ? total * 2 : SCRIPT_GC_START;
+    if (cycle_start > most)
+        cycle_start = most;
+}
+
+uint64_t memory_cycles(void)
+{
+    return cycles;
 }
 
 static int panic(lua_State *L)
@@ -140,7 +186,11 @@ lua_State *memory_new_state(void)
 {
     lua_State *L = lua_newstate(host_alloc, NULL);
 
-    if (L != NULL)
+    if (L != NULL) {
         lua_atpanic(L, panic);
+        /* Steps of fixed size, made by memory_step() alone. */
+        lua_gc(L, LUA_GCINC, 200, 100, 13);
+        lua_gc(L, LUA_GCSTOP);
+    }
     return L;
 }

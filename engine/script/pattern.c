@@ -28,6 +28,16 @@ struct matcher {
 
 static const char *run(struct matcher *m, const char *s, const char *p);
 
+/* One step, and one more for each 16 bytes of a set. */
+static void steps(struct matcher *m, ptrdiff_t set)
+{
+    m->steps += (unsigned)(set / 16);
+    if (++m->steps >= STEPS) {
+        m->steps = 0;
+        budget_charge(m->L, 65536);
+    }
+}
+
 static void step(struct matcher *m)
 {
     if (++m->steps >= STEPS) {
@@ -113,7 +123,7 @@ static bool in_set(int c, const char *p, const char *last)
 
 static bool single(struct matcher *m, const char *s, const char *p, const char *after)
 {
-    step(m);
+    steps(m, after - p);
     if (s >= m->end)
         return false;
     int c = (unsigned char)*s;
@@ -227,6 +237,7 @@ static bool frontier(struct matcher *m, const char *s, const char *p, const char
     int before = s == m->src ? 0 : (unsigned char)s[-1];
     int here = s < m->end ? (unsigned char)*s : 0;
 
+    steps(m, (after - p) * 3);
     return !in_set(before, p, after - 1) && in_set(here, p, after - 1);
 }
 
@@ -314,6 +325,8 @@ static const char *run(struct matcher *m, const char *s, const char *p)
 static void matcher_init(struct matcher *m, lua_State *L, const char *s, size_t n, const char *p,
                          size_t pn)
 {
+    if (pn > SCRIPT_PATTERN_MAX)
+        luaL_error(L, "pattern is longer than %d bytes", (int)SCRIPT_PATTERN_MAX);
     /* 180 levels of the two functions above, with room for what an error needs. */
     budget_stack(L, SCRIPT_STACK_MIN + 24 * 1024);
     m->L = L;
@@ -371,9 +384,28 @@ static size_t start_of(lua_Integer init, size_t n)
 static bool plain_text(const char *p, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (p[i] == '\0' || strchr("^$*+?.([%-", p[i]) != NULL)
-            return p[i] == '\0' && plain_text(p + i + 1, n - i - 1);
+        if (p[i] != '\0' && strchr("^$*+?.([%-", p[i]) != NULL)
+            return false;
     return true;
+}
+
+/* As str_find() from `at`, with looks at the budget in between. */
+static ptrdiff_t find_plain(lua_State *L, struct str s, size_t at, struct str what)
+{
+    size_t window = what.n * 2 > 262144 ? what.n * 2 : 262144;
+
+    if (what.n == 0)
+        return (ptrdiff_t)at;
+    for (; at < s.n; at += window - (what.n - 1)) {
+        size_t n = s.n - at < window ? s.n - at : window;
+        ptrdiff_t r = str_find(str_make(s.p + at, n), what);
+        budget_charge(L, n);
+        if (r >= 0)
+            return (ptrdiff_t)at + r;
+        if (n < window)
+            break;
+    }
+    return -1;
 }
 
 static int find(lua_State *L, bool positions)
@@ -388,14 +420,13 @@ static int find(lua_State *L, bool positions)
         return 1;
     }
     if (positions && (lua_toboolean(L, 4) || plain_text(p, pn))) {
-        budget_charge(L, n - init);
-        ptrdiff_t at = pn == 0 ? 0 : str_find(str_make(s + init, n - init), str_make(p, pn));
+        ptrdiff_t at = find_plain(L, str_make(s, n), init, str_make(p, pn));
         if (at < 0) {
             luaL_pushfail(L);
             return 1;
         }
-        lua_pushinteger(L, (lua_Integer)(init + (size_t)at) + 1);
-        lua_pushinteger(L, (lua_Integer)(init + (size_t)at + pn));
+        lua_pushinteger(L, (lua_Integer)at + 1);
+        lua_pushinteger(L, (lua_Integer)at + (lua_Integer)pn);
         return 2;
     }
     bool anchor = pn > 0 && *p == '^';
@@ -476,14 +507,17 @@ static void add_string(struct matcher *m, luaL_Buffer *b, const char *r, size_t 
             const char *next = memchr(r + i, '%', n - i);
             size_t len = next ? (size_t)(next - (r + i)) : n - i;
             luaL_addlstring(b, r + i, len);
+            budget_charge(L, len);
             i += len - 1;
             continue;
         }
+        budget_charge(L, 64);
         i++;
         if (i < n && r[i] == '%') {
             luaL_addchar(b, '%');
         } else if (i < n && r[i] == '0') {
             luaL_addlstring(b, s, (size_t)(e - s));
+            budget_charge(L, (size_t)(e - s));
         } else if (i < n && isdigit((unsigned char)r[i])) {
             push_capture(m, r[i] - '1', s, e);
             luaL_tolstring(L, -1, NULL);

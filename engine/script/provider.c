@@ -164,9 +164,15 @@ static int run_from(struct running *r, struct err *e)
         c.mime = &hc->args[4];
     if (hc->id == HOOK_SMTPSVR_End)
         c.ignore_cancel = true;
+    if (hc->deadline != 0 && hc->deadline < c.wall_end_ns)
+        c.wall_end_ns = hc->deadline;
     r->c = &c;
     r->found = -1;
     hc->nresults = 0;
+    if (loop_ns() >= c.wall_end_ns) {
+        r->found = (int)r->from;
+        return err_set(e, ERR_TIMEOUT, "%s: no time is left for this message", r->info->name);
+    }
     c.thread = thread_take(hc->env, &ref);
     if (c.thread == NULL)
         return err_set(e, ERR_LIMIT, "%s: no memory", r->info->name);
@@ -240,6 +246,30 @@ static int look(lua_State *L)
     return 0;
 }
 
+/* The answer without a call, where all that is asked for was loaded before: then no script runs. */
+static int look_loaded(lua_State *L)
+{
+    struct running *r = lua_touserdata(L, 1);
+    struct hook_env *env = r->hc->env;
+
+    lua_settop(L, 0);
+    lua_pushstring(L, r->info->function);
+    for (unsigned i = 0; i < env->layer_count; i++) {
+        const struct layer *l = &env->layers[i];
+        if (!l->loaded || l->loading || l->failed)
+            return 0;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, l->ref);
+        lua_pushvalue(L, 1);
+        if (lua_rawget(L, -2) == LUA_TFUNCTION) {
+            r->found = (int)i;
+            break;
+        }
+        lua_settop(L, 1);
+    }
+    r->from = env->layer_count;
+    return 0;
+}
+
 static bool provider_present(struct hook_env *env, enum hook_id id)
 {
     struct hook_call hc = {.id = id, .env = env};
@@ -252,6 +282,14 @@ static bool provider_present(struct hook_env *env, enum hook_id id)
         return false;
     if (task_self() == NULL || r.info->function[0] == '\0')
         return true;
+    struct call *running = host_call;
+    struct purse *payer = memory_switch(NULL);
+    host_call = NULL;
+    int quick = host_protected(look_loaded, &r);
+    host_call = running;
+    memory_switch(payer);
+    if (quick == 0 && r.from == env->layer_count)
+        return r.found >= 0;
     budget_init(&c, env, r.info->name, false);
     c.thread = thread_take(env, &ref);
     if (c.thread == NULL)

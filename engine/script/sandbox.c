@@ -210,6 +210,8 @@ static int resume(lua_State *L, lua_State *co, int nargs)
     lua_xmove(L, co, nargs);
     if (host_call != NULL)
         host_call->running = co;
+    lua_sethook(co, budget_tick, LUA_MASKCOUNT,
+                memory_tick(host_call && host_call->env ? &host_call->env->purse : NULL));
     int status = lua_resume(co, L, nargs, &results);
     if (host_call != NULL)
         host_call->running = L;
@@ -462,12 +464,9 @@ static int l_print(lua_State *L)
     luaL_addchar(&b, '\n');
     luaL_pushresult(&b);
     text.p = lua_tolstring(L, -1, &text.n);
-    budget_charge(L, text.n);
+    budget_output(L, text.n);
     if (c == NULL)
         return 0;
-    c->output += text.n;
-    if (c->output > c->output_max)
-        return luaL_error(L, "printed more than %d bytes", (int)c->output_max);
     if (c->print != NULL)
         c->print(c->print_ctx, text);
     else

@@ -22,6 +22,7 @@ void scratch_open(lua_State *L)
 
 struct arena *scratch_push(lua_State *L, size_t hint)
 {
+    budget_room(L, hint);
     struct arena **a = lua_newuserdatauv(L, sizeof(struct arena *), 0);
 
     *a = NULL;
@@ -57,6 +58,7 @@ char *out_room(struct out *o, size_t n)
     if (o->n + n > o->room) {
         size_t room = o->room * 2 > o->n + n ? o->room * 2 : o->n + n;
         luaL_checkstack(o->L, 1, NULL);
+        budget_room(o->L, room);
         char *p = lua_newuserdatauv(o->L, room, 0);
         memcpy(p, o->p, o->n);
         lua_replace(o->L, o->slot);
@@ -71,12 +73,20 @@ void out_add(struct out *o, const void *p, size_t n)
 {
     if (n == 0)
         return;
-    memcpy(out_room(o, n), p, n);
-    o->n += n;
+    while (n > 0) {
+        size_t some = n < 65536 ? n : 65536;
+        memcpy(out_room(o, some), p, some);
+        o->n += some;
+        p = (const char *)p + some;
+        n -= some;
+        if (n > 0)
+            budget_charge(o->L, some);
+    }
 }
 
 void out_push(struct out *o)
 {
+    budget_room(o->L, o->n);
     lua_pushlstring(o->L, o->p, o->n);
 }
 

@@ -25,12 +25,14 @@ int script_open(const char *share_dir, bool safe, struct err *e)
     if (release_load(&away) != 0)
         log_warn("script", "the active release cannot be read yet: %s", away.text);
     hook_register(&host_provider);
+    budget_follow_settings(true);
     return 0;
 }
 
 void script_close(void)
 {
     hook_register(NULL);
+    budget_follow_settings(false);
     release_close();
     host_close();
 }

@@ -402,6 +402,9 @@ static int write_conf(const char *dir, const char *socket, uid_t uid, gid_t gid,
             "full_page_writes = on\n"
             "synchronous_commit = on\n"
             "wal_compression = off\n"
+            /* A new log file of 16 MB is not filled with zeros first: everybody's commit would wait for
+             * that, and after a large message for one such file after the other. */
+            "wal_init_zero = off\n"
             "wal_level = replica\n"
             "max_wal_senders = 4\n"
             "max_wal_size = 4GB\n"
@@ -448,7 +451,7 @@ int cluster_spawn(const char *datadir, uid_t uid, gid_t gid, pid_t *pid_r, struc
         child_setup(uid, gid, log_path);
         if (chdir("/") != 0)
             _exit(124);
-        execl(program, "postgres", "-D", dir, (char *)NULL);
+        execl(program, program, "-D", dir, (char *)NULL);
         _exit(127);
     }
     *pid_r = pid;

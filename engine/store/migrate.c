@@ -1,6 +1,7 @@
 #include "store/migrate.h"
 
 #include "core/arena.h"
+#include "core/config.h"
 #include "core/log.h"
 #include "core/str.h"
 #include "store/pg.h"
@@ -18,12 +19,6 @@ struct migration {
     char file[300];
     unsigned version;
 };
-
-static const char *share(void)
-{
-    const char *dir = getenv("MOONPOST_SHARE");
-    return dir && dir[0] ? dir : MOONPOST_SHARE;
-}
 
 static char *file_read(const char *path, struct err *e)
 {
@@ -51,7 +46,7 @@ static int list_files(struct migration **v_r, size_t *n_r, struct err *e)
     struct dirent *d;
     size_t n = 0;
 
-    snprintf(dir, sizeof dir, "%s/sql/migrations", share());
+    snprintf(dir, sizeof dir, "%s/sql/migrations", config_share());
     DIR *open = opendir(dir);
     if (open == NULL)
         return err_set(e, ERR_NOTFOUND, "cannot read %s", dir);
@@ -226,7 +221,7 @@ static int all(PGconn *c, bool embedded, struct err *e)
         return rc;
     for (size_t pass = 0; pass < 2 && rc == 0; pass++)
         for (size_t i = 0; i < n && rc == 0; i++) {
-            snprintf(path, sizeof path, "%s/sql/migrations/%s", share(), v[i].file);
+            snprintf(path, sizeof path, "%s/sql/migrations/%s", config_share(), v[i].file);
             char *text = file_read(path, e);
             if (text == NULL)
                 rc = -1;
@@ -239,7 +234,7 @@ static int all(PGconn *c, bool embedded, struct err *e)
             free(text);
         }
     free(v);
-    snprintf(path, sizeof path, "%s/sql/seed.sql", share());
+    snprintf(path, sizeof path, "%s/sql/seed.sql", config_share());
     char *seed = rc == 0 ? file_read(path, e) : NULL;
     if (seed == NULL)
         return -1;

@@ -204,7 +204,7 @@ def test_reverse():
         assert any('client.example' in r[0] and f'[{own}]' in r[0] for r in head), head
         del table[('client.example', 'A')]
         s.cli('setting', 'set', 'dns.trust_anchor_file', '/dev/null')  # a fresh resolver
-        wait_until(lambda: session() == b'220 hello \r\n', 10, 'the name to be refused')
+        wait_until(lambda: session() == b'220 hello\r\n', 10, 'the name to be refused')
 
 
 def test_monitor_bcc():
