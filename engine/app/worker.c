@@ -13,6 +13,7 @@
 #include "script/script.h"
 #include "store/access.h"
 #include "store/bus.h"
+#include "store/bus_remote.h"
 #include "store/db.h"
 #include "store/deliver.h"
 #include "store/diskfloor.h"
@@ -171,6 +172,8 @@ static void start_task(void *arg)
         return;
     }
     if (self.roles & ROLE_JOBS) {
+        if (config.dsn[0] != '\0')
+            bus_remote_open(self.conninfo);
         jobs = timer_new(on_job, NULL);
         timer_set(jobs, 1000);
     }

@@ -47,6 +47,11 @@ bool hook_present(struct hook_env *env, enum hook_id id)
     return provider && env && provider->present(env, id);
 }
 
+bool hook_env_stale(struct hook_env *env)
+{
+    return provider && env && provider->stale && provider->stale(env);
+}
+
 enum hook_outcome hook_call(struct hook_call *c, struct err *e)
 {
     c->nresults = 0;

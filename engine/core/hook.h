@@ -107,6 +107,8 @@ struct hook_provider {
     enum hook_outcome (*call)(struct hook_call *c, struct err *e);
     /* Would a call find a function?  Lets callers skip building arguments. */
     bool (*present)(struct hook_env *env, enum hook_id id);
+    /* Does the environment stand on a release that is no longer the active one? */
+    bool (*stale)(struct hook_env *env);
 };
 
 void hook_register(const struct hook_provider *p);
@@ -117,6 +119,7 @@ void hook_env_free(struct hook_env **env);
 void hook_env_set(struct hook_env *env, const char *name, struct hval v);
 bool hook_env_get(struct hook_env *env, const char *name, struct arena *a, struct hval *v_r);
 bool hook_present(struct hook_env *env, enum hook_id id);
+bool hook_env_stale(struct hook_env *env);
 enum hook_outcome hook_call(struct hook_call *c, struct err *e);
 
 /* Facts of a row of hooks.def. */

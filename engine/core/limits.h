@@ -79,6 +79,7 @@
 #define SCRIPT_CACHE_BYTES (32u << 20)
 #define SCRIPT_CACHE_VALUE (256u * 1024)
 #define SCRIPT_RELEASES 3           /* releases a worker keeps at once */
+#define SCRIPT_STALE_SECONDS 600    /* age of an SMTP session at which a new release ends it */
 #define SCRIPT_SQL_ROWS 10000       /* rows of VPOP3.PostgresQuery */
 #define SCRIPT_REGEX_MAX 4096       /* bytes of a regular expression */
 #define SCRIPT_REGEX_STEPS 1000000u /* PCRE2 match limit: about 20 ms */

@@ -2,6 +2,7 @@
 
 #include "core/limits.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -17,7 +18,8 @@ enum {
     SHARDS = 64,
     CLIENT_SLOTS = 256,  /* a shard: clients with open sessions at once; 16,384 in all */
     LOCKOUT_SLOTS = 256, /* a shard; the oldest gives way */
-    KILLERS = 64
+    KILLERS = 64,
+    BLOCK_SLOTS = 64     /* a shard; the one that ends first gives way */
 };
 
 /* A client is 16 bytes: IPv4 mapped into IPv6, IPv6 cut to its /64. */
@@ -34,10 +36,16 @@ struct lockout_slot {
     int64_t since;
 };
 
+struct block_slot {
+    unsigned char addr[16];
+    int64_t until; /* 0: free */
+};
+
 struct shard {
     pthread_mutex_t lock;
     struct client_slot clients[CLIENT_SLOTS];
     struct lockout_slot lockouts[LOCKOUT_SLOTS];
+    struct block_slot blocks[BLOCK_SLOTS];
 };
 
 struct killer {
@@ -58,6 +66,7 @@ struct segment {
     unsigned next_killer;
     unsigned char hash_key[16];
     unsigned char ticket_key[48];
+    _Atomic int64_t last_block; /* end of the longest block: most machines have none to look for */
     struct shard shards[SHARDS];
 };
 
@@ -285,6 +294,15 @@ static uint64_t lockout_hash(struct str name, struct str peer)
         h = shared_hash(&c, 1, h);
     }
     h = shared_hash("@", 1, h);
+    /* IPv6 clients count by /64: the rest of the address costs them nothing to change. */
+    char text[INET6_ADDRSTRLEN];
+    struct in6_addr in6;
+    if (str_chr(peer, ':') >= 0 && peer.n < sizeof text) {
+        memcpy(text, peer.p, peer.n);
+        text[peer.n] = '\0';
+        if (inet_pton(AF_INET6, text, &in6) == 1)
+            return shared_hash(&in6, 8, h) | 1;
+    }
     h = shared_hash(peer.p, peer.n, h);
     return h | 1;
 }
@@ -346,6 +364,56 @@ void shm_login_ok(struct str name, struct str peer)
     if (l != NULL)
         *l = (struct lockout_slot){0};
     unlock(&sh->lock);
+}
+
+/* --- block list ------------------------------------------------------------------------------ */
+
+bool shm_block(const struct sockaddr_storage *peer, unsigned minutes)
+{
+    unsigned char addr[16];
+    int64_t now = time(NULL), until = minutes ? now + (int64_t)minutes * 60 : 0;
+    struct block_slot *slot = NULL;
+
+    client_of(peer, addr);
+    struct shard *sh = shard_of(addr);
+    lock(&sh->lock);
+    for (unsigned i = 0; i < BLOCK_SLOTS; i++) {
+        struct block_slot *b = &sh->blocks[i];
+        if (b->until != 0 && memcmp(b->addr, addr, 16) == 0) {
+            slot = b;
+            break;
+        }
+        if (slot == NULL || b->until < slot->until)
+            slot = b;
+    }
+    bool mine = slot->until != 0 && memcmp(slot->addr, addr, 16) == 0;
+    bool done = mine || slot->until <= now || slot->until < until;
+    if (done && (mine || until != 0)) {
+        memcpy(slot->addr, addr, 16);
+        slot->until = until;
+    }
+    unlock(&sh->lock);
+    int64_t last = atomic_load(&seg->last_block);
+    while (until > last && !atomic_compare_exchange_weak(&seg->last_block, &last, until))
+        ;
+    return done || until == 0;
+}
+
+bool shm_blocked(const struct sockaddr_storage *peer)
+{
+    unsigned char addr[16];
+    int64_t now = time(NULL);
+    bool yes = false;
+
+    if (atomic_load(&seg->last_block) <= now)
+        return false;
+    client_of(peer, addr);
+    struct shard *sh = shard_of(addr);
+    lock(&sh->lock);
+    for (unsigned i = 0; i < BLOCK_SLOTS && !yes; i++)
+        yes = sh->blocks[i].until > now && memcmp(sh->blocks[i].addr, addr, 16) == 0;
+    unlock(&sh->lock);
+    return yes;
 }
 
 /* --- watchdog -------------------------------------------------------------------------------- */

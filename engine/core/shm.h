@@ -40,6 +40,11 @@ bool shm_lockout(struct str name, struct str peer, unsigned max_failures, unsign
 void shm_login_failed(struct str name, struct str peer, unsigned minutes);
 void shm_login_ok(struct str name, struct str peer);
 
+/* --- block list: clients that no service talks to (IPv6 by /64).  In memory: a restart forgets it. */
+/* `minutes` 0 lifts the block.  False: the table is full of longer ones. */
+bool shm_block(const struct sockaddr_storage *peer, unsigned minutes);
+bool shm_blocked(const struct sockaddr_storage *peer);
+
 /* --- watchdog: what each process is doing. */
 void shm_beat(void);                     /* a loop turn */
 uint64_t shm_beats(unsigned column);

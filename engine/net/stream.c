@@ -42,6 +42,7 @@ struct stream {
     unsigned timeout_s;
     unsigned depth; /* of callbacks under way */
     bool paused, frozen, announce, handshaking, finishing, eof, closed, told_closed, dead;
+    bool blocked;        /* the socket took no more: wait until it does */
     bool ssl_want_write; /* TLS needs to write before it can go on */
     bool drained_due;
     bool fresh;     /* bytes came since the owner last looked */
@@ -120,7 +121,8 @@ static void update_watch(struct stream *s)
     bool want_read = fills || (!s->eof && (s->handshaking || s->lingering));
     if (fills && tls_pending(s))
         timer_now(s->soon);
-    bool want_write = (s->out.len > 0 && !s->handshaking) || s->ssl_want_write;
+    /* Not for what is merely written at the end of the turn: two changes of the watch a reply. */
+    bool want_write = (s->blocked && s->out.len > 0 && !s->handshaking) || s->ssl_want_write;
     watch_set(s->watch, (want_read ? WATCH_READ : 0) | (want_write ? WATCH_WRITE : 0));
 }
 
@@ -196,6 +198,7 @@ static void flush_out(struct stream *s)
     while (s->out.len > 0 && !s->closed && !s->handshaking) {
         struct str o = buf_str(&s->out);
         ssize_t n = raw_write(s, o.p, o.n);
+        s->blocked = n <= 0;
         if (n <= 0)
             break;
         buf_consume(&s->out, (size_t)n);

@@ -6,12 +6,15 @@
 #include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/sha.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { TICKET_KEYS = 80 }; /* OpenSSL: 16 bytes of name, two keys of 32 */
 
 struct tls_ctx {
     SSL_CTX *ssl;
@@ -25,6 +28,23 @@ static int fail(struct err *e, const char *what)
     ERR_error_string_n(code, text, sizeof text);
     ERR_clear_error();
     return err_set(e, ERR_PERM, "%s: %s", what, code ? text : "unknown TLS error");
+}
+
+/* Name, HMAC key and AES key of session tickets from the material that all workers share.  The name
+ * goes over the wire in the clear, so it must tell nothing of the keys. */
+static void ticket_keys(unsigned char keys[TICKET_KEYS])
+{
+    unsigned char seed[48 + 1], hash[SHA512_DIGEST_LENGTH];
+
+    memcpy(seed, shm_ticket_key(), 48);
+    seed[48] = 'n';
+    SHA512(seed, sizeof seed, hash);
+    memcpy(keys, hash, TICKET_KEYS - sizeof hash);
+    seed[48] = 'k';
+    SHA512(seed, sizeof seed, hash);
+    memcpy(keys + TICKET_KEYS - sizeof hash, hash, sizeof hash);
+    wipe(seed, sizeof seed);
+    wipe(hash, sizeof hash);
 }
 
 static SSL_CTX *load(const char *cert_file, const char *key_file, struct err *e)
@@ -44,14 +64,11 @@ static SSL_CTX *load(const char *cert_file, const char *key_file, struct err *e)
     /* Stateless tickets only, under a key that all workers share. */
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"moonpost", 8);
-    unsigned char keys[80];
-    long want = SSL_CTX_get_tlsext_ticket_keys(ctx, NULL, 0);
-    if (want > 0 && want <= (long)sizeof keys) {
-        for (long i = 0; i < want; i++)
-            keys[i] = shm_ticket_key()[i % 48] ^ (unsigned char)(i / 48 * 0x5a);
-        SSL_CTX_set_tlsext_ticket_keys(ctx, keys, want);
-        wipe(keys, sizeof keys);
-    }
+    unsigned char keys[TICKET_KEYS];
+    ticket_keys(keys);
+    if (SSL_CTX_set_tlsext_ticket_keys(ctx, keys, TICKET_KEYS) != 1)
+        SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+    wipe(keys, sizeof keys);
     if (SSL_CTX_use_certificate_chain_file(ctx, cert_file) != 1) {
         fail(e, cert_file);
     } else if (SSL_CTX_use_PrivateKey_file(ctx, key_file, SSL_FILETYPE_PEM) != 1) {

@@ -493,16 +493,18 @@ void imap_accept(const struct service *svc, int fd, const struct sockaddr_storag
                                  (unsigned)setting_int("imap.max_sessions_per_client"), 0, false);
     s->counted = full == 0;
     stream_timeout(s->stream, (unsigned)setting_int("imap.login_timeout"));
-    bool allowed = access_allowed(svc->name, peer);
+    bool allowed = access_allowed(svc->name, peer), blocked = shm_blocked(peer);
     if (svc->tls_mode == SERVICE_TLS) {
         /* Nothing can be said before the handshake, and a refused client is not worth one. */
-        if (full || !allowed || stream_start_tls(s->stream, svc->tls, &e) != 0) {
+        if (blocked || full || !allowed || stream_start_tls(s->stream, svc->tls, &e) != 0) {
             s->closing = true;
             stream_finish(s->stream);
         }
         return;
     }
-    if (!allowed)
+    if (blocked)
+        imap_bye(s, "[UNAVAILABLE] Server access temporarily blocked! Please try again later");
+    else if (!allowed)
         imap_bye(s, "%.*s IMAP4rev1 Server access not allowed!",
                  STR_ARG(setting_str("server.product")));
     else if (full == 2)

@@ -261,11 +261,17 @@ void pop3_accept(const struct service *svc, int fd, const struct sockaddr_storag
                                  (unsigned)setting_int("pop3.max_sessions_per_client"), 0, false);
     s->counted = full == 0;
     stream_timeout(s->stream, (unsigned)setting_int("pop3.timeout"));
+    bool blocked = shm_blocked(peer);
     if (svc->tls_mode == SERVICE_TLS) {
         struct err e = ERR_INIT;
-        if (full || !access_allowed(svc->name, peer) ||
+        if (blocked || full || !access_allowed(svc->name, peer) ||
             stream_start_tls(s->stream, svc->tls, &e) != 0)
             pop3_close(s);
+        return;
+    }
+    if (blocked) {
+        pop3_reply(s, "-ERR [SYS/TEMP] Server access temporarily blocked! Please try again later");
+        pop3_close(s);
         return;
     }
     if (!access_allowed(svc->name, peer)) {

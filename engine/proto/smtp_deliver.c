@@ -3,6 +3,7 @@
 #include "core/limits.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/loop.h"
 #include "core/shm.h"
 #include "mail/address.h"
 #include "mail/build.h"
@@ -89,11 +90,54 @@ static void redirect_map(struct hook_env *env, struct arena *a, const char *name
                          struct str *target_r, int64_t *kb_r, bool *copy_r)
 {
     struct hval v;
+    *target_r = STR("");
+    *kb_r = 0;
     if (!hook_env_get(env, name, a, &v))
         return;
     *target_r = hv_get_str(&v, "Target", STR(""));
     *kb_r = hv_get_int(&v, "Threshold", 0);
     *copy_r = hv_get_bool(&v, "Copy", false);
+}
+
+/* A call of a hook between the final dot and its answer: all of them together have one deadline. */
+static struct hook_call end_call(struct delivery *d, enum hook_id id, struct hook_env *env,
+                                 const struct hval *args, unsigned nargs)
+{
+    return (struct hook_call){.id = id, .env = env, .arena = d->a, .args = args, .nargs = nargs,
+                              .steps = d->s->tx.steps, .deadline = d->s->hook_deadline};
+}
+
+static void set_redirect(struct hook_env *env, struct arena *a, const char *name, struct str text,
+                         bool bigger)
+{
+    struct hval m = hv_map();
+    struct str targets;
+    int64_t kb;
+    bool copy;
+
+    if (!account_redirect(text, &kb, &copy, &targets))
+        return;
+    hv_put(a, &m, "Target", hv_str(targets));
+    hv_put(a, &m, "Threshold", hv_int(kb));
+    hv_put(a, &m, "Copy", hv_bool(copy));
+    hv_put(a, &m, "Bigger", hv_bool(bigger));
+    hook_env_set(env, name, m);
+}
+
+/* Raw header fields, one item a field, as received but for the last line end. */
+static struct hval header_lines(struct arena *a, struct str head)
+{
+    struct hval list = hv_list();
+    struct header_field f;
+    size_t at = 0;
+
+    while (header_next(head, &at, &f)) {
+        struct str line = str_make(head.p + f.start, f.end - f.start);
+        while (line.n > 0 && (line.p[line.n - 1] == '\n' || line.p[line.n - 1] == '\r'))
+            line.n--;
+        hv_push(a, &list, hv_str(line));
+    }
+    return list;
 }
 
 static struct hval global(struct hook_env *env, const char *name, struct arena *a)
@@ -109,6 +153,10 @@ static struct redirect run_redirect(struct delivery *d, const struct account *ac
         .assistants = acc->assistant, .forwards = acc->forward,
         .redirect_to_assistant = acc->redirect_assistant, .use_forwards = acc->use_forward,
         .should_forward = true, .big_target = STR(""), .small_target = STR("")};
+    if (!account_redirect(acc->big_redirect, &r.big_kb, &r.big_copy, &r.big_target))
+        r.big_target = STR("");
+    if (!account_redirect(acc->small_redirect, &r.small_kb, &r.small_copy, &r.small_target))
+        r.small_target = STR("");
     struct hook_env *env = hook_env_new("user_redirect", acc->name);
 
     if (hook_present(env, HOOK_USER_REDIRECT)) {
@@ -117,15 +165,20 @@ static struct redirect run_redirect(struct delivery *d, const struct account *ac
         hook_env_set(env, "MailFrom", hv_str(s->tx.sender));
         hook_env_set(env, "Subject", hv_str(subject.p ? word_decode(d->a, subject) : STR("")));
         hook_env_set(env, "Size", hv_int((int64_t)s->in.size));
-        hook_env_set(env, "Headers", hv_str(buf_str(&s->in.head)));
+        hook_env_set(env, "Headers", header_lines(d->a, buf_str(&s->in.head)));
         hook_env_set(env, "Assistants", hv_str(r.assistants));
         hook_env_set(env, "RedirectToAssistant", hv_bool(r.redirect_to_assistant));
         hook_env_set(env, "Forwards", hv_str(r.forwards));
         hook_env_set(env, "UseForwards", hv_bool(r.use_forwards));
         hook_env_set(env, "SendToNormalRecipient", hv_bool(false));
         hook_env_set(env, "ShouldForward", hv_bool(true));
-        struct hook_call c = {.id = HOOK_USER_REDIRECT, .env = env, .arena = d->a,
-                              .steps = s->tx.steps};
+        hook_env_set(env, "AssistantHours", hv_str(acc->assistant_hours));
+        hook_env_set(env, "ForwardHours", hv_str(acc->forward_hours));
+        hook_env_set(env, "SkipIfQuarantined", hv_bool(acc->skip_if_quarantined));
+        hook_env_set(env, "Quarantined", hv_bool(false));
+        set_redirect(env, d->a, "BigRedirect", acc->big_redirect, true);
+        set_redirect(env, d->a, "SmallRedirect", acc->small_redirect, false);
+        struct hook_call c = end_call(d, HOOK_USER_REDIRECT, env, NULL, 0);
         struct err e = ERR_INIT;
         if (hook_call(&c, &e) == HOOK_DONE) {
             struct hval v = global(env, "Assistants", d->a);
@@ -498,8 +551,7 @@ static bool process_message(struct smtp_session *s, struct delivery *d, struct o
     struct hval args[] = {hv_str(s->tx.sender),
                           hv_str(subject.p ? word_decode(a, subject) : STR("")),
                           rcpt_list(s, a), actions, mime, hv_int((int64_t)s->in.size), attachments};
-    struct hook_call c = {.id = HOOK_SMTPSVR_ProcessMessage, .env = s->env, .arena = a,
-                          .args = args, .nargs = 7, .steps = s->tx.steps};
+    struct hook_call c = end_call(d, HOOK_SMTPSVR_ProcessMessage, s->env, args, 7);
     char *whole = xmalloc(head.n + body.n + 2);
     memcpy(whole, head.p, head.n);
     memcpy(whole + head.n, "\r\n", 2);
@@ -593,8 +645,7 @@ static bool end_hooks(struct smtp_session *s, struct delivery *d, struct outcome
         return false;
     if (hook_present(s->env, HOOK_SMTPSVR_CheckRecipients)) {
         struct hval args[] = {rcpt_list(s, d->a)};
-        struct hook_call c = {.id = HOOK_SMTPSVR_CheckRecipients, .env = s->env, .arena = d->a,
-                              .args = args, .nargs = 1, .steps = s->tx.steps};
+        struct hook_call c = end_call(d, HOOK_SMTPSVR_CheckRecipients, s->env, args, 1);
         enum hook_outcome r = hook_call(&c, &e);
         if (r == HOOK_FAILED) {
             smtp_reply(s, "451 4.3.0 local policy failed, try again later");
@@ -781,6 +832,8 @@ void smtp_deliver(struct smtp_session *s)
     struct delivery d = {.s = s, .a = arena_new(4096)};
     struct outcome o = {.header_modifiers = HV_NONE};
     struct err e = ERR_INIT;
+    s->hook_deadline =
+        loop_ns() + (uint64_t)setting_int("script.message_seconds") * 1000000000u;
     bool ok = check_intake(s) && end_hooks(s, &d, &o);
 
     if (ok && !s->authenticated)
@@ -802,5 +855,6 @@ void smtp_deliver(struct smtp_session *s)
         smtp_reply(s, "250 2.0.0 Ok: stored as %.*s", STR_ARG(s->tx.trace));
         after_commit(s, &d);
     }
+    s->hook_deadline = 0;
     arena_free(&d.a);
 }

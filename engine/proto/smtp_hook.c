@@ -84,7 +84,8 @@ bool smtp_hook_reply(struct smtp_session *s, enum hook_id id, const struct hval 
                      unsigned nargs, struct str *said_r, struct hook_call *call_r)
 {
     struct hook_call c = {.id = id, .env = s->env, .arena = s->cmd, .args = args, .nargs = nargs,
-                          .steps = s->tx.open ? s->tx.steps : s->steps};
+                          .steps = s->tx.open ? s->tx.steps : s->steps,
+                          .deadline = s->hook_deadline};
     struct err e = ERR_INIT;
 
     *said_r = STR("");
@@ -229,7 +230,8 @@ int smtp_route(struct smtp_session *s, struct str address, struct smtp_rcpt *r, 
         hv_put(s->cmd, &session, "peer", hv_str(str_of(stream_peer_text(s->stream))));
         struct hval args[] = {hv_str(address), session};
         struct hook_call c = {.id = HOOK_ROUTING_resolve, .env = s->routing, .arena = s->cmd,
-                              .args = args, .nargs = 2, .steps = s->tx.steps};
+                              .args = args, .nargs = 2, .steps = s->tx.steps,
+                              .deadline = s->hook_deadline};
         switch (hook_call(&c, e)) {
         case HOOK_DONE:
             if (c.nresults == 0)

@@ -100,6 +100,7 @@ struct smtp_session {
     uint64_t max_size;
     unsigned errors, messages, failed_logins;
     uint64_t started;
+    uint64_t hook_deadline; /* loop_ns(): of the hooks after the final dot; 0: none of them runs */
 };
 
 /* smtp_session.c */

@@ -20,15 +20,17 @@ static unsigned session_count;
 
 const char *smtp_host_name(void)
 {
-    static char name[256];
+    static char name[256], machine[256];
     struct str set = setting_str("smtp.host_name");
 
     if (set.n == 0)
         set = setting_str("server.name");
-    if (set.n > 0)
-        snprintf(name, sizeof name, "%.*s", STR_ARG(set));
-    else if (gethostname(name, sizeof name) != 0)
-        snprintf(name, sizeof name, "localhost");
+    if (set.n == 0) {
+        if (machine[0] == '\0' && gethostname(machine, sizeof machine - 1) != 0)
+            snprintf(machine, sizeof machine, "localhost");
+        return machine;
+    }
+    snprintf(name, sizeof name, "%.*s", STR_ARG(set));
     return name;
 }
 
@@ -158,6 +160,12 @@ static bool next_line(struct smtp_session *s)
     }
     line = arena_dup(s->cmd, line);
     buf_consume(stream_in(s->stream), used);
+    if (s->phase == SMTP_COMMAND && !s->tx.open &&
+        loop_ms() - s->started > SCRIPT_STALE_SECONDS * 1000u && hook_env_stale(s->env)) {
+        smtp_reply(s, "421 4.3.2 %s has a new policy, please connect again", smtp_host_name());
+        smtp_close(s);
+        return false;
+    }
     bool secret = s->phase == SMTP_AUTH || str_startsi(line, STR("AUTH "));
     if (s->phase == SMTP_AUTH)
         smtp_auth_line(s, line);
@@ -304,7 +312,9 @@ void smtp_accept(const struct service *svc, int fd, const struct sockaddr_storag
                                      : (unsigned)setting_int("smtp.max_sessions_per_client"),
                                  (unsigned)setting_int("smtp.reserved_sessions"), privileged);
     s->counted = full == 0;
-    if (!access.allowed) {
+    if (shm_blocked(peer)) {
+        refuse(s, "421 4.7.0 Server access temporarily blocked! Please try again later");
+    } else if (!access.allowed) {
         snprintf(text, sizeof text, "554 5.7.1 %s access not allowed", smtp_host_name());
         refuse(s, text);
     } else if (full != 0) {

@@ -1,5 +1,6 @@
 /* The message at hand: lines, parts, and the whole as zero-copy bytes.  Inside ProcessMessage only
  * (spec 5, 14.2); elsewhere these raise an error. */
+#include "core/work.h"
 #include "mail/encode.h"
 #include "script/host_int.h"
 
@@ -22,12 +23,12 @@ static int api_lines(lua_State *L)
     for (lua_Integer i = 1; i <= n && c->message_pos < c->message.n; i++) {
         struct str rest = str_from(c->message, c->message_pos);
         ptrdiff_t lf = str_chr(rest, '\n');
-        budget_room(L, rest.n < (size_t)(lf < 0 ? 0 : lf) ? rest.n : (size_t)(lf < 0 ? 0 : lf));
         size_t len = lf < 0 ? rest.n : (size_t)lf;
         c->message_pos += lf < 0 ? rest.n : len + 1;
         if (len > 0 && rest.p[len - 1] == '\r')
             len--;
         budget_charge(L, len + 16);
+        budget_room(L, len);
         lua_pushlstring(L, rest.p, len);
         lua_rawseti(L, -2, i);
     }
@@ -78,6 +79,18 @@ static bool part_find(struct call *c, struct str path, struct part *r)
     return false;
 }
 
+struct decoding {
+    struct arena *a;
+    struct str encoding, bytes;
+};
+
+static void decode(void *arg)
+{
+    struct decoding *d = arg;
+
+    d->bytes = transfer_decode(d->a, transfer_of(d->encoding), d->bytes);
+}
+
 static int push_part(lua_State *L, const char *what, bool header, bool body)
 {
     struct call *c = message_call(L, what);
@@ -92,9 +105,17 @@ static int push_part(lua_State *L, const char *what, bool header, bool body)
     size_t from = header ? p.start : p.body, to = body ? p.end : p.body;
     struct str s = str_make(c->message.p + from, to - from);
     budget_charge(L, s.n);
+    budget_room(L, s.n);
     if (!header && lua_toboolean(L, 2)) {
-        struct arena *a = scratch_push(L, s.n + 64);
-        s = transfer_decode(a, transfer_of(p.encoding), s);
+        struct decoding d = {scratch_push(L, s.n + 64), p.encoding, s};
+        if (s.n > 262144 && c->may_await) {
+            budget_await(L, what);
+            work_run(decode, &d);
+            budget_awaited(L, c);
+        } else {
+            decode(&d);
+        }
+        s = d.bytes;
         lua_pushlstring(L, s.p ? s.p : "", s.n);
         scratch_free(L, -2);
         return 1;

@@ -348,6 +348,13 @@ void provider_close(void)
         env_drop(&permanent[i]);
 }
 
+static bool provider_stale(struct hook_env *env)
+{
+    if (release_poll != NULL)
+        release_poll();
+    return env->release != release_current();
+}
+
 const struct hook_provider host_provider = {
     .env_new = provider_env_new,
     .env_free = provider_env_free,
@@ -355,6 +362,7 @@ const struct hook_provider host_provider = {
     .env_get = env_globals_get,
     .call = provider_call,
     .present = provider_present,
+    .stale = provider_stale,
 };
 
 /* --- management runs ----------------------------------------------------------------------------------------- */

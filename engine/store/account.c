@@ -20,7 +20,8 @@ enum {
 
 #define ACCOUNT_COLUMNS                                                                            \
     "id, name, enabled, admin, expires, access, may_send_remote, may_receive_remote, "             \
-    "max_out_bytes, inbox, forward, use_forward, assistant, redirect_assistant"
+    "max_out_bytes, inbox, forward, use_forward, assistant, redirect_assistant, "                    \
+    "assistant_hours, forward_hours, big_redirect, small_redirect, skip_if_quarantined"
 
 static struct directory *current;
 static bool loading;
@@ -202,6 +203,11 @@ static struct directory_account *from_row(struct directory *d, const struct rows
     a->use_forward = rows_bool(r, 0, 11);
     a->assistant = arena_dup(d->a, rows_str(r, 0, 12));
     a->redirect_assistant = rows_bool(r, 0, 13);
+    a->assistant_hours = arena_dup(d->a, rows_str(r, 0, 14));
+    a->forward_hours = arena_dup(d->a, rows_str(r, 0, 15));
+    a->big_redirect = arena_dup(d->a, rows_str(r, 0, 16));
+    a->small_redirect = arena_dup(d->a, rows_str(r, 0, 17));
+    a->skip_if_quarantined = rows_bool(r, 0, 18);
     map_set(d->by_name, a->name, x);
     map_set(d->by_id, id_key(&a->id), x);
     return x;
@@ -258,6 +264,10 @@ void directory_copy(const struct directory_account *from, struct account *to, st
     to->name = arena_dup(a, to->name);
     to->forward = arena_dup(a, to->forward);
     to->assistant = arena_dup(a, to->assistant);
+    to->assistant_hours = arena_dup(a, to->assistant_hours);
+    to->forward_hours = arena_dup(a, to->forward_hours);
+    to->big_redirect = arena_dup(a, to->big_redirect);
+    to->small_redirect = arena_dup(a, to->small_redirect);
     to->expired = from->expires != 0 && (int64_t)time(NULL) * 1000 >= from->expires;
 }
 

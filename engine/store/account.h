@@ -25,8 +25,13 @@ struct account {
     uint64_t inbox;        /* mailbox id */
     struct str forward, assistant; /* `;` lists, spec 1.9 */
     bool use_forward, redirect_assistant;
+    struct str assistant_hours, forward_hours; /* "from-to", or empty */
+    struct str big_redirect, small_redirect;   /* "KB copy|redirect ADDRESSES", or empty */
+    bool skip_if_quarantined;
 };
 
+/* The parts of big_redirect and small_redirect; false: malformed, or empty. */
+bool account_redirect(struct str text, int64_t *kb_r, bool *copy_r, struct str *targets_r);
 /* NOTFOUND; `a` owns the strings. */
 int account_find(struct str name, struct account *r, struct arena *a, struct err *e);
 int account_by_id(uint64_t id, struct account *r, struct arena *a, struct err *e);
@@ -79,7 +84,8 @@ int domain_list(struct arena *a, struct str **v_r, uint32_t *n_r, struct err *e)
 int account_add(struct str name, struct str password, bool admin, uint64_t *id_r, struct err *e);
 int account_set_password(uint64_t id, struct str password, struct err *e);
 /* field: "enabled", "admin", "access", "forward", "use_forward", "assistant", "redirect_assistant",
- * "may_send_remote", "may_receive_remote", "max_out_bytes", "expires", "comment". */
+ * "may_send_remote", "may_receive_remote", "max_out_bytes", "expires", "comment",
+ * "assistant_hours", "forward_hours", "big_redirect", "small_redirect", "skip_if_quarantined". */
 int account_set(uint64_t id, struct str field, struct str value, struct err *e);
 int account_remove(uint64_t id, struct err *e);
 struct account_info {

@@ -183,7 +183,10 @@ int account_set_password(uint64_t id, struct str password, struct err *e)
 }
 
 /* How the text of a field becomes a column. */
-enum field_type { FIELD_BOOL, FIELD_ACCESS, FIELD_BYTES, FIELD_DATE, FIELD_LIST, FIELD_COMMENT };
+enum field_type {
+    FIELD_BOOL, FIELD_ACCESS, FIELD_BYTES, FIELD_DATE, FIELD_LIST, FIELD_COMMENT, FIELD_HOURS,
+    FIELD_REDIRECT
+};
 static const struct field {
     const char *name, *sql;
     enum field_type type;
@@ -201,6 +204,11 @@ static const struct field {
     {"forward", "update account set forward = $2 where id = $1", FIELD_LIST},
     {"assistant", "update account set assistant = $2 where id = $1", FIELD_LIST},
     {"comment", "update account set comment = $2 where id = $1", FIELD_COMMENT},
+    {"assistant_hours", "update account set assistant_hours = $2 where id = $1", FIELD_HOURS},
+    {"forward_hours", "update account set forward_hours = $2 where id = $1", FIELD_HOURS},
+    {"big_redirect", "update account set big_redirect = $2 where id = $1", FIELD_REDIRECT},
+    {"small_redirect", "update account set small_redirect = $2 where id = $1", FIELD_REDIRECT},
+    {"skip_if_quarantined", "update account set skip_if_quarantined = $2 where id = $1", FIELD_BOOL},
 };
 
 static bool flag_of(struct str s, bool *v_r)
@@ -245,6 +253,50 @@ static bool date_ok(struct str s)
            m <= 12 && d >= 1 && d <= 31;
 }
 
+/* Blank, YYYYMMDD, HH:MM, or both. */
+static bool moment_ok(struct str s)
+{
+    struct str rest = str_trim(s), word = str_cut(&rest, ' ');
+    unsigned digits = 0;
+
+    while (digits < word.n && ascii_digit(word.p[digits]))
+        digits++;
+    if (digits == 8 && word.n == 8) {
+        rest = str_trim(rest);
+        word = str_cut(&rest, ' ');
+    }
+    if (word.n == 0)
+        return rest.n == 0;
+    ptrdiff_t colon = str_chr(word, ':');
+    uint64_t hour, minute;
+    return rest.n == 0 && colon > 0 && colon <= 2 && word.n == (size_t)colon + 3 &&
+           str_u64(str_head(word, (size_t)colon), &hour) && hour < 24 &&
+           str_u64(str_from(word, (size_t)colon + 1), &minute) && minute < 60;
+}
+
+static bool hours_ok(struct str s)
+{
+    struct str rest = s, from = str_cut(&rest, '-');
+
+    return str_trim(s).n == 0 ||
+           (str_chr(s, '-') >= 0 && moment_ok(from) && moment_ok(rest));
+}
+
+bool account_redirect(struct str text, int64_t *kb_r, bool *copy_r, struct str *targets_r)
+{
+    struct str rest = str_trim(text), number = str_cut(&rest, ' ');
+    uint64_t kb;
+
+    rest = str_trim(rest);
+    struct str how = str_cut(&rest, ' ');
+    *targets_r = str_trim(rest);
+    *copy_r = str_eqiz(how, "copy");
+    if (!str_u64(number, &kb) || kb > INT32_MAX || !(*copy_r || str_eqiz(how, "redirect")))
+        return false;
+    *kb_r = (int64_t)kb;
+    return targets_r->n > 0;
+}
+
 static int field_arg(const struct field *f, struct str value, struct db_arg *arg, struct err *e)
 {
     uint64_t number;
@@ -274,6 +326,20 @@ static int field_arg(const struct field *f, struct str value, struct db_arg *arg
     case FIELD_COMMENT:
         if (value.n > COMMENT_MAX * 4)
             return err_set(e, ERR_SYNTAX, "a comment has at most %d characters", COMMENT_MAX);
+        break;
+    case FIELD_HOURS:
+        if (!hours_ok(value))
+            return err_set(e, ERR_SYNTAX, "%s: from-to, each blank, YYYYMMDD, HH:MM or both", f->name);
+        break;
+    case FIELD_REDIRECT:
+        if (str_trim(value).n > 0) {
+            int64_t kb;
+            bool copy;
+            struct str targets;
+            if (!account_redirect(value, &kb, &copy, &targets))
+                return err_set(e, ERR_SYNTAX, "%s: such as '1024 copy anna;bob@example.com', or "
+                               "'1024 redirect ...'", f->name);
+        }
         break;
     default:
         break;
@@ -355,7 +421,8 @@ int account_list(struct arena *a, struct str glob, struct account_info **v_r, ui
                 "select a.id, a.name, a.enabled, a.admin, a.expires < current_date, a.access, "
                 "a.may_send_remote, a.may_receive_remote, a.max_out_bytes, a.inbox, a.forward, "
                 "a.use_forward, a.assistant, a.redirect_assistant, a.comment, "
-                "coalesce(m.n, 0)::bigint, coalesce(m.s, 0)::bigint from account a left join ("
+                "coalesce(m.n, 0)::bigint, coalesce(m.s, 0)::bigint, a.assistant_hours, "
+                "a.forward_hours, a.big_redirect, a.small_redirect, a.skip_if_quarantined from account a left join ("
                 "  select account, sum(n) n, sum(s) s from ("
                 "    select account, messages::bigint n, bytes s from mailbox union all "
                 "    select account, 1, size from arrival) x group by account"
@@ -380,7 +447,12 @@ int account_list(struct arena *a, struct str glob, struct account_info **v_r, ui
                         .forward = rows_str(r, i, 10),
                         .use_forward = rows_bool(r, i, 11),
                         .assistant = rows_str(r, i, 12),
-                        .redirect_assistant = rows_bool(r, i, 13)},
+                        .redirect_assistant = rows_bool(r, i, 13),
+                        .assistant_hours = rows_str(r, i, 17),
+                        .forward_hours = rows_str(r, i, 18),
+                        .big_redirect = rows_str(r, i, 19),
+                        .small_redirect = rows_str(r, i, 20),
+                        .skip_if_quarantined = rows_bool(r, i, 21)},
             .comment = rows_str(r, i, 14),
             .messages = (uint64_t)rows_int(r, i, 15),
             .bytes = (uint64_t)rows_int(r, i, 16),

@@ -197,4 +197,5 @@ def test_floors():
         wait_until(lambda: not refused(), 10, 'connections to be taken again')
 
 
-main(globals())
+if __name__ == "__main__":
+    main(globals())

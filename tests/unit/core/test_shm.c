@@ -129,6 +129,10 @@ static void test_lockout(void **state)
     assert_false(shm_lockout(bob, here, 3, 0));  /* over */
     shm_login_ok(bob, here);
     assert_false(shm_lockout(bob, here, 3, 30));
+    for (int i = 0; i < 3; i++)
+        shm_login_failed(bob, i ? STR("2001:db8::1") : STR("2001:db8::ffff:1"), 30);
+    assert_true(shm_lockout(bob, STR("2001:db8::2"), 3, 30)); /* one /64 is one client */
+    assert_false(shm_lockout(bob, STR("2001:db8:0:1::2"), 3, 30));
     /* a flood of other names does not end the lock of this one soon */
     for (int i = 0; i < 3; i++)
         shm_login_failed(bob, here, 30);

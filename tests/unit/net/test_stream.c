@@ -393,6 +393,27 @@ static void test_tls_end(void **state)
     SSL_free(c);
 }
 
+/* A ticket of one worker is good for another one, and its name tells nothing of the keys. */
+static void test_tls_tickets(void **state)
+{
+    unsigned char one[80], other[80];
+    struct err e = ERR_INIT;
+    struct tls_ctx *t = tls_ctx_new(cert, key, &e);
+
+    (void)state;
+    assert_non_null(t);
+    assert_int_equal(SSL_CTX_get_tlsext_ticket_keys(tls_ctx_get(server_tls), one, 80), 1);
+    assert_int_equal(SSL_CTX_get_tlsext_ticket_keys(tls_ctx_get(t), other, 80), 1);
+    assert_memory_equal(one, other, 80);
+    for (int from = 16; from + 16 <= 80; from += 16) {
+        bool same = true; /* up to a constant difference */
+        for (int i = 1; i < 16; i++)
+            same &= (one[i] ^ one[0]) == (one[from + i] ^ one[from]);
+        assert_false(same);
+    }
+    tls_ctx_free(&t);
+}
+
 /* What stood in the clear behind STARTTLS is not read as if it came encrypted. */
 static void test_tls_injection(void **state)
 {
@@ -451,7 +472,7 @@ int main(void)
         TEST(test_line_limits),  TEST(test_half_close),   TEST(test_finish),
         TEST(test_free_inside),  TEST(test_slow_reader),  TEST(test_stuck_reader),
         TEST(test_free_while_writing), TEST(test_tls_record), TEST(test_tls_end),
-        TEST(test_tls_injection),
+        TEST(test_tls_injection), TEST(test_tls_tickets),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
