@@ -1,6 +1,7 @@
 /* The program: options, verbs, exit status (0 ok, 1 said no, 2 usage, 3 could not). */
 #include "app/control.h"
 #include "app/install.h"
+#include "app/scratch.h"
 #include "app/supervisor.h"
 #include "app/verb.h"
 #include "core/config.h"
@@ -169,6 +170,7 @@ static int run_with_database(struct verb_run *r)
     loop_init();
     control_attach();
     db_open(in.conninfo, "moonpost_engine", 2);
+    scratch_prepare(in.conninfo);
     bus_open(control_bus());
     task_run_main(verb_task, r);
     bus_close();
@@ -245,6 +247,8 @@ int main(int argc, char **argv)
         puts("moonpost " MOONPOST_VERSION);
         return EXIT_OK;
     }
+    if (strcmp(a.argv[0], "scratch") == 0 && a.argc == 1)
+        return scratch_main();
     if (!common_options(&a) || a.argc == 0)
         return usage("");
     const char *name = a.argv[0];

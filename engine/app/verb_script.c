@@ -1,5 +1,6 @@
 /* Verbs: script. */
 #include "app/out.h"
+#include "app/scratch.h"
 #include "app/verb.h"
 #include "core/buf.h"
 #include "core/config.h"
@@ -14,6 +15,7 @@
 
 static int open_scripts(struct err *e)
 {
+    script_on_try(scratch_try);
     return script_open(config_share(), false, e);
 }
 
@@ -114,13 +116,6 @@ static void print(void *ctx, struct str out)
     fflush(stdout);
 }
 
-static void print_line(void *ctx, struct str out)
-{
-    print(ctx, out);
-    if (!str_ends(out, STR("\n")))
-        putchar('\n');
-}
-
 int verb_script_run(struct args *a)
 {
     struct err e = ERR_INIT;
@@ -130,7 +125,9 @@ int verb_script_run(struct args *a)
         return EXIT_USAGE;
     if (access(a->argv[0], R_OK) == 0 && read_all(a, a->argv[0], &text, &e) != 0)
         return verb_fail(&e);
-    if (open_scripts(&e) != 0 || script_run(str_of(a->argv[0]), text, print, NULL, &e) != 0)
+    struct scratch_job job = {.kind = SCRATCH_RUN, .name = str_of(a->argv[0]), .text = text,
+                              .print = print};
+    if (scratch_run(&job, &e) != 0)
         return verb_fail(&e);
     return EXIT_OK;
 }
@@ -138,14 +135,13 @@ int verb_script_run(struct args *a)
 int verb_script_test(struct args *a)
 {
     struct err e = ERR_INIT;
-    struct script_test_result r = {0};
-
     if (a->argc != 1)
         return EXIT_USAGE;
-    if (open_scripts(&e) != 0 || script_test(a->argv[0], print_line, NULL, &r, &e) != 0)
+    struct scratch_job job = {.kind = SCRATCH_TEST, .name = str_of(a->argv[0]), .print = print};
+    if (scratch_run(&job, &e) != 0)
         return verb_fail(&e);
-    out_say("%u passed, %u failed", r.passed, r.failed);
-    return r.failed ? EXIT_NO : EXIT_OK;
+    out_say("%u passed, %u failed", job.result.passed, job.result.failed);
+    return job.result.failed ? EXIT_NO : EXIT_OK;
 }
 
 int verb_script_history(struct args *a)

@@ -1,5 +1,6 @@
 #include "app/worker.h"
 
+#include "app/scratch.h"
 #include "app/services.h"
 #include "core/config.h"
 #include "core/limits.h"
@@ -196,6 +197,8 @@ int worker_main(const struct worker_start *w)
     loop_on_signal(SIGHUP, on_signal, NULL);
     signal(SIGPIPE, SIG_IGN);
     db_open(w->conninfo, "moonpost_engine", DB_POOL);
+    scratch_prepare(w->conninfo);
+    script_on_try(scratch_try);
     bus_open(w->bus);
     disk_open(config.dsn[0] ? NULL : config.data);
     beat = timer_new(on_beat, NULL);

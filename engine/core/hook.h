@@ -107,7 +107,7 @@ struct hook_provider {
     enum hook_outcome (*call)(struct hook_call *c, struct err *e);
     /* Would a call find a function?  Lets callers skip building arguments. */
     bool (*present)(struct hook_env *env, enum hook_id id);
-    /* Does the environment stand on a release that is no longer the active one? */
+    /* Has the environment stood on a release that is not the active one for too long? */
     bool (*stale)(struct hook_env *env);
 };
 

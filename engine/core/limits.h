@@ -75,6 +75,15 @@
 #define SCRIPT_STACK_PARSE (144 * 1024) /* left before a text is compiled: the parser recurses 200 deep */
 #define SCRIPT_VALUE_DEPTH 32       /* tables within tables that cross the border to C */
 #define SCRIPT_VALUE_NODES 200000   /* values in one such table */
+#define SCRATCH_NICE 10             /* scratch processes give way to mail */
+#define SCRATCH_WALL_SECONDS 3600
+#define SCRATCH_TRY_SECONDS 60      /* tests before a script is saved: somebody waits for them */
+#define SCRATCH_MEMORY (1536ul << 20) /* address space: SCRIPT_RUN_MEMORY twice over, libraries, stacks */
+#define SCRATCH_FILE (1024ul << 20) /* a file it writes */
+#define SCRIPT_SENDS 20             /* messages that one call of a hook may send */
+#define SCRIPT_SEND_MAX (4u << 20)  /* bytes of a field of SendMessage */
+#define RECEIVERS_SENT_MAX 100      /* recipients of such a message */
+#define SCRIPT_FILES 16             /* files that a call has open at once */
 #define SCRIPT_CACHE_ENTRIES 20000  /* mail.cache of a process */
 #define SCRIPT_CACHE_BYTES (32u << 20)
 #define SCRIPT_CACHE_VALUE (256u * 1024)

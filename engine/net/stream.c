@@ -202,7 +202,8 @@ static void flush_out(struct stream *s)
         if (n <= 0)
             break;
         buf_consume(&s->out, (size_t)n);
-        touch(s);
+        if (s->writer != NULL) /* a long download is activity; a notice now and then is not */
+            touch(s);
     }
     if (s->out.len <= LOW_WATER)
         wake_writer(s);

@@ -119,6 +119,13 @@ static bool special_use(struct imap_in *in, struct str *use_r)
     return imap_char(in, ')') && imap_char(in, ')');
 }
 
+static bool well_named(struct imap_session *s, const struct imap_in *in)
+{
+    if (in->odd_name)
+        imap_no(s, "[CANNOT] The mailbox name is not in modified UTF-7");
+    return !in->odd_name;
+}
+
 void imap_create(struct imap_session *s, struct imap_in *in)
 {
     struct str name, use;
@@ -127,7 +134,7 @@ void imap_create(struct imap_session *s, struct imap_in *in)
     if (!imap_space(in) || !imap_mailbox(in, &name) || !special_use(in, &use) || !imap_end(in))
         return;
     name = without_slash(name);
-    if (!creatable(s, name))
+    if (!well_named(s, in) || !creatable(s, name))
         return;
     if (use.p == NULL) {
         imap_no(s, "[USEATTR] This special use is not supported");
@@ -176,7 +183,7 @@ void imap_rename(struct imap_session *s, struct imap_in *in)
         return;
     from = without_slash(from);
     to = without_slash(to);
-    if (!creatable(s, to))
+    if (!well_named(s, in) || !creatable(s, to))
         return;
     if (to.n > from.n && str_starts(to, from) && to.p[from.n] == '/' && !str_eqz(from, "INBOX")) {
         imap_no(s, "[CANNOT] A mailbox cannot move below itself");

@@ -255,6 +255,8 @@ bool imap_mailbox(struct imap_in *in, struct str *r)
 
     if (!imap_astring(in, &wire))
         return false;
+    struct str name;
+    in->odd_name = in->odd_name || !mutf7_decode(in->a, wire, &name);
     return imap_mailbox_name(in->a, wire, r) ||
            imap_bad(in, "mailbox name is not in modified UTF-7");
 }

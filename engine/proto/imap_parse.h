@@ -13,6 +13,7 @@ struct imap_in {
     const char *p, *end;
     struct arena *a;
     const char *bad; /* NULL while all is well */
+    bool odd_name;   /* a mailbox name was no modified UTF-7: can be asked for, but not made */
 };
 
 struct imap_in imap_in(struct arena *a, struct str command);

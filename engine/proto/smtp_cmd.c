@@ -392,16 +392,6 @@ static void log_blocked(struct smtp_session *s, struct str address)
     hook_call(&c, &e);
 }
 
-static void publish_rcpts(struct smtp_session *s)
-{
-    if (s->env == NULL)
-        return;
-    struct hval list = hv_list();
-    for (uint32_t i = 0; i < s->tx.rcpt_count; i++)
-        hv_push(s->cmd, &list, hv_str(s->tx.rcpts[i].address));
-    hook_env_set(s->env, "Recipients", list);
-}
-
 static void cmd_rcpt(struct smtp_session *s, struct str arg)
 {
     struct smtp_path path;
@@ -484,7 +474,7 @@ static void cmd_rcpt(struct smtp_session *s, struct str arg)
         return;
     }
     add_rcpt(&s->tx, &r);
-    publish_rcpts(s);
+    s->tx.rcpts_new = true;
     smtp_answer(s, said, "250 2.1.5 Recipient ok");
 }
 

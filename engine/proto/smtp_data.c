@@ -32,6 +32,7 @@ static void intake_open(struct smtp_session *s)
     in->raw_hook = hook_present(s->env, HOOK_SMTPSVR_MessageLineRaw);
     in->line_hook = hook_present(s->env, HOOK_SMTPSVR_MessageLine);
     stream_in_cap(s->stream, IN_CAP);
+    smtp_publish_rcpts(s);
     if (hook_present(s->env, HOOK_SMTPSVR_StartMessage)) {
         struct hook_call c = {.id = HOOK_SMTPSVR_StartMessage, .env = s->env, .arena = s->cmd,
                               .steps = s->tx.steps};

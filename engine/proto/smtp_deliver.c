@@ -31,6 +31,8 @@ struct delivery {
     struct deliver_remote *remotes;
     uint32_t remote_count, remote_room;
     bool discarded;
+    uint64_t hash;
+    bool killer; /* twice a worker had to be killed over it: no hooks, and on hold */
 };
 
 static void add_local(struct delivery *d, const struct account *acc)
@@ -104,7 +106,26 @@ static struct hook_call end_call(struct delivery *d, enum hook_id id, struct hoo
                                  const struct hval *args, unsigned nargs)
 {
     return (struct hook_call){.id = id, .env = env, .arena = d->a, .args = args, .nargs = nargs,
-                              .steps = d->s->tx.steps, .deadline = d->s->hook_deadline};
+                              .steps = d->s->tx.steps, .deadline = d->s->hook_deadline,
+                              .message_hash = d->hash};
+}
+
+/* Of sender, recipients and the first 64 KB: how the watchdog knows a message again that was under
+ * way when a worker had to be killed (architecture 2). */
+static uint64_t message_hash(struct smtp_session *s)
+{
+    struct buf b;
+    uint64_t h;
+
+    buf_init(&b, 65536);
+    buf_add(&b, s->tx.sender);
+    for (uint32_t i = 0; i < s->tx.rcpt_count; i++)
+        buf_add(&b, s->tx.rcpts[i].address);
+    buf_add(&b, str_head(buf_str(&s->in.head), 65536 - b.len));
+    buf_add(&b, stage_start(s->in.body, 65536 - b.len));
+    h = str_hash(buf_str(&b));
+    buf_free(&b);
+    return h;
 }
 
 static void set_redirect(struct hook_env *env, struct arena *a, const char *name, struct str text,
@@ -159,7 +180,7 @@ static struct redirect run_redirect(struct delivery *d, const struct account *ac
         r.small_target = STR("");
     struct hook_env *env = hook_env_new("user_redirect", acc->name);
 
-    if (hook_present(env, HOOK_USER_REDIRECT)) {
+    if (!d->killer && hook_present(env, HOOK_USER_REDIRECT)) {
         struct str subject = header_value(d->a, buf_str(&s->in.head), "Subject");
         hook_env_set(env, "User", hv_str(acc->name));
         hook_env_set(env, "MailFrom", hv_str(s->tx.sender));
@@ -557,7 +578,6 @@ static bool process_message(struct smtp_session *s, struct delivery *d, struct o
     memcpy(whole + head.n, "\r\n", 2);
     memcpy(whole + head.n + 2, body.p, body.n);
     c.message = str_make(whole, head.n + body.n + 2);
-    c.message_hash = str_hash(str_head(c.message, 65536));
     enum hook_outcome r = hook_call(&c, &e);
     free(whole);
     if (r == HOOK_FAILED) {
@@ -827,6 +847,17 @@ static bool apply_rbl(struct delivery *d, struct outcome *o)
     return true;
 }
 
+/* A message that killed workers is kept, but neither shown nor sent until an administrator looks. */
+static void hold_all(struct delivery *d)
+{
+    log_error("smtp", "%.*s: workers died over this message twice: accepted on hold, without hooks",
+              STR_ARG(d->s->tx.trace));
+    for (uint32_t i = 0; i < d->local_count; i++)
+        d->locals[i].flags |= FLAG_HELD;
+    for (uint32_t i = 0; i < d->remote_count; i++)
+        d->remotes[i].hold = true;
+}
+
 void smtp_deliver(struct smtp_session *s)
 {
     struct delivery d = {.s = s, .a = arena_new(4096)};
@@ -834,7 +865,9 @@ void smtp_deliver(struct smtp_session *s)
     struct err e = ERR_INIT;
     s->hook_deadline =
         loop_ns() + (uint64_t)setting_int("script.message_seconds") * 1000000000u;
-    bool ok = check_intake(s) && end_hooks(s, &d, &o);
+    d.hash = message_hash(s);
+    d.killer = shm_is_killer(d.hash);
+    bool ok = check_intake(s) && (d.killer || end_hooks(s, &d, &o));
 
     if (ok && !s->authenticated)
         ok = apply_rbl(&d, &o);
@@ -845,6 +878,8 @@ void smtp_deliver(struct smtp_session *s)
         }
     if (ok && o.ignore)
         d.local_count = d.remote_count = 0;
+    if (ok && d.killer)
+        hold_all(&d);
     if (ok && commit(s, &d, &o, &e) != 0) {
         smtp_fail(s, &e, e.cls == ERR_LIMIT ? "not enough storage, try again later"
                                             : "message could not be stored, try again later");

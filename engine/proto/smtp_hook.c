@@ -80,6 +80,17 @@ int smtp_send_script_reply(struct smtp_session *s, struct str reply)
     return code;
 }
 
+void smtp_publish_rcpts(struct smtp_session *s)
+{
+    if (!s->tx.rcpts_new || s->env == NULL)
+        return;
+    struct hval list = hv_list();
+    for (uint32_t i = 0; i < s->tx.rcpt_count; i++)
+        hv_push(s->cmd, &list, hv_str(s->tx.rcpts[i].address));
+    hook_env_set(s->env, "Recipients", list);
+    s->tx.rcpts_new = false;
+}
+
 bool smtp_hook_reply(struct smtp_session *s, enum hook_id id, const struct hval *args,
                      unsigned nargs, struct str *said_r, struct hook_call *call_r)
 {
@@ -93,6 +104,7 @@ bool smtp_hook_reply(struct smtp_session *s, enum hook_id id, const struct hval 
         call_r->nresults = 0;
     if (!hook_present(s->env, id))
         return true;
+    smtp_publish_rcpts(s);
     switch (hook_call(&c, &e)) {
     case HOOK_DEFAULT:
         return true;

@@ -43,6 +43,7 @@ struct smtp_transaction {
     struct str ret, envid;
     struct smtp_rcpt *rcpts;
     uint32_t rcpt_count, rcpt_room, rcpt_commands;
+    bool rcpts_new; /* the global Recipients has not heard of all of them */
     struct hook_steps *steps;
     struct str trace;
 };
@@ -122,6 +123,8 @@ void smtp_hooks_open(struct smtp_session *s);
 bool smtp_hook_reply(struct smtp_session *s, enum hook_id id, const struct hval *args,
                      unsigned nargs, struct str *said_r, struct hook_call *call_r);
 void smtp_answer(struct smtp_session *s, struct str said, const char *normal);
+/* Brings the global Recipients up to date; before hooks, not at each of 10,000 recipients. */
+void smtp_publish_rcpts(struct smtp_session *s);
 /* Asks the guard; false: its refusal was sent. */
 bool smtp_guard(struct smtp_session *s, enum hook_id id, struct hval facts);
 /* Routing: fills r->targets.  -1: could not be decided now (TEMP). */

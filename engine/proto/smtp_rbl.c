@@ -15,7 +15,7 @@
 #include <arpa/inet.h>
 #include <pcre2.h>
 
-enum { ZONES_MAX = 32, NAMES_MAX = 5, MATCH_LIMIT = 100000 };
+enum { ZONES_MAX = 32, NAMES_MAX = 5, MATCH_LIMIT = 100000, TEXT_MS = 500 };
 
 static uint64_t timeout_ms(void)
 {
@@ -210,7 +210,8 @@ static unsigned ask_zones(struct smtp_session *s, struct finding *found)
 }
 
 /* RBLResultInfo; the lists' texts are fetched only when a script reads it. */
-static void tell_script(struct smtp_session *s, const struct finding *found, unsigned n)
+static void tell_script(struct smtp_session *s, const struct finding *found, unsigned n,
+                        uint64_t until)
 {
     struct hval info = hv_map();
     struct dns_question *v = ARENA_ARRAY(s->cmd, struct dns_question, n ? n : 1);
@@ -219,8 +220,9 @@ static void tell_script(struct smtp_session *s, const struct finding *found, uns
         v[i] = (struct dns_question){
             .type = DNS_TXT,
             .name = dns_reverse_name(s->cmd, stream_peer(s->stream), found[i].zone->name).p};
+    uint64_t now = loop_ms();
     if (n > 0)
-        dns_lookup_all(v, n, timeout_ms(), s->cmd);
+        dns_lookup_all(v, n, until > now + TEXT_MS ? until - now : TEXT_MS, s->cmd);
     for (unsigned i = 0; i < n; i++) {
         struct hval one = hv_map();
         hv_put(s->cmd, &one, "address", hv_str(found[i].address));
@@ -280,6 +282,7 @@ void smtp_rbl_check(struct smtp_session *s)
     if (!check_wanted(s, smtp_rbl_wanted(s)))
         return;
     found = ARENA_ARRAY(s->cmd, struct finding, ZONES_MAX);
+    uint64_t until = loop_ms() + timeout_ms();
     unsigned n = ask_zones(s, found);
     for (unsigned i = n; i-- > 0;)
         if (found[i].listed)
@@ -294,7 +297,7 @@ void smtp_rbl_check(struct smtp_session *s)
         return;
     hook_env_set(s->env, "RBLRejectMessage", hv_str(r->reject));
     hook_env_set(s->env, "RBLHeader", hv_str(r->header));
-    tell_script(s, found, n);
+    tell_script(s, found, n, until);
     struct hook_call c = {.id = HOOK_SMTPSVR_RBLResults, .env = s->env, .arena = s->cmd,
                           .steps = s->steps};
     struct err e = ERR_INIT;

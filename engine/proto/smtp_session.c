@@ -109,6 +109,7 @@ void smtp_begin(struct smtp_session *s, struct str sender)
     s->tx.sender = arena_dup(s->tx.arena, sender);
     s->tx.steps = hook_steps_new(s->tx.arena);
     s->tx.trace = trace_id(s->tx.arena);
+    s->tx.rcpts_new = true; /* none so far */
 }
 
 static void session_free(struct smtp_session *s)
@@ -160,8 +161,7 @@ static bool next_line(struct smtp_session *s)
     }
     line = arena_dup(s->cmd, line);
     buf_consume(stream_in(s->stream), used);
-    if (s->phase == SMTP_COMMAND && !s->tx.open &&
-        loop_ms() - s->started > SCRIPT_STALE_SECONDS * 1000u && hook_env_stale(s->env)) {
+    if (s->phase == SMTP_COMMAND && !s->tx.open && hook_env_stale(s->env)) {
         smtp_reply(s, "421 4.3.2 %s has a new policy, please connect again", smtp_host_name());
         smtp_close(s);
         return false;

@@ -12,6 +12,7 @@
 
 #include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 struct call *host_call;
 struct budget_limits budget_limits = {
@@ -30,6 +31,11 @@ void budget_follow_settings(bool yes)
 {
     follow = yes;
     followed_ms = 0;
+}
+
+bool host_has_settings(void)
+{
+    return follow;
 }
 
 /* A few times a second rather than at each of thousands of calls. */
@@ -100,6 +106,7 @@ void budget_init(struct call *c, struct hook_env *env, const char *hook, bool ma
         size_t grow = manage ? SCRIPT_RUN_MEMORY : l->memory, life = grow * SCRIPT_MEMORY_LIFE;
         c->memory_cap = env->purse.used + grow < life ? env->purse.used + grow : life;
     }
+    c->pending_fd = -1;
     c->ignore_cancel = task_cancelled();
 }
 
@@ -337,6 +344,9 @@ int budget_run(struct call *c, lua_CFunction fn, void *ud, struct err *e)
     lua_pushlightuserdata(L, ud);
     int status = lua_pcall(L, 1, 0, 0);
     slice_end(c);
+    if (c->pending_fd >= 0)
+        close(c->pending_fd);
+    io_end(c);
     /* Short calls never come to a look: their garbage is dealt with here. */
     for (uint64_t begun = loop_ns(); memory_step_due() && loop_ns() - begun < 1000000u;)
         memory_step(host_L);

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 
 struct release {
-    uint64_t id;
+    uint64_t id, number; /* number: the how manieth that came into use */
     unsigned refs;
     struct map *chunks;
 };
@@ -167,6 +167,34 @@ struct chunk *release_find(const struct release *r, struct str name)
     return r ? map_find(r->chunks, name) : NULL;
 }
 
+struct release *release_copy(const struct release *r)
+{
+    struct release *copy = release_new(0);
+    size_t it = 0;
+
+    for (struct chunk *c; (c = release_next(r, &it)) != NULL;)
+        release_add(copy, chunk_new(str_of(c->name), str_make(c->source, c->source_len), false));
+    return copy;
+}
+
+struct chunk *release_remove(struct release *r, struct str name)
+{
+    return map_remove(r->chunks, name);
+}
+
+struct chunk *release_next(const struct release *r, size_t *it)
+{
+    struct str key;
+    void *value;
+
+    return r && map_next(r->chunks, it, &key, &value) ? value : NULL;
+}
+
+unsigned release_behind(const struct release *r)
+{
+    return current == NULL || r == NULL || current == r ? 0 : (unsigned)(current->number - r->number);
+}
+
 struct release *release_ref(struct release *r)
 {
     if (r != NULL)
@@ -200,8 +228,11 @@ void release_unref(struct release **r)
 
 void release_use(struct release *r)
 {
+    static uint64_t used;
     struct release *old = current;
 
+    if (r != NULL)
+        r->number = ++used;
     current = r;
     release_unref(&old);
 }
@@ -304,4 +335,12 @@ struct chunk *shipped_next(size_t *it)
     void *value;
 
     return shipped && map_next(shipped, it, &key, &value) ? value : NULL;
+}
+
+struct chunk *stdlib_next(size_t *it)
+{
+    struct str key;
+    void *value;
+
+    return stdlib && map_next(stdlib, it, &key, &value) ? value : NULL;
 }

@@ -5,6 +5,7 @@
  * stands one table with the declared hook globals, and behind that the frozen common table.  Nothing of
  * one environment can be reached from another. */
 #include "core/log.h"
+#include "core/loop.h"
 #include "core/task.h"
 #include "script/host_int.h"
 
@@ -41,6 +42,7 @@ static struct hook_env *blank(const char *script, struct str user, size_t memory
     purse_open(&env->purse, memory);
     env->shared_ref = env->meta_ref = env->thread_ref = LUA_NOREF;
     env->refs = 1;
+    env->made_ms = loop_ns() / 1000000u;
     return env;
 }
 
@@ -83,6 +85,16 @@ struct hook_env *env_make_text(struct str name, struct str text, size_t memory, 
     env->chunk_shape = true;
     if (chunk_compile(c, e) != 0)
         env_drop(&env);
+    return env;
+}
+
+struct hook_env *env_make_chunk(struct release *release, struct chunk *c, size_t memory)
+{
+    struct hook_env *env = blank(c->name, STR_NONE, memory);
+
+    env->release = release_ref(release);
+    add_layer(env, c);
+    env->chunk_shape = true;
     return env;
 }
 

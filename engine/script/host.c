@@ -61,6 +61,9 @@ static int build(lua_State *L)
     lua_setfield(L, -3, "unpack");
     add_frozen(L, "table");
 
+    libio_open(L);
+    add_frozen(L, "io");
+
     lua_newtable(L); /* mail = VPOP3 = VPOP3Net */
     for (; *apis != NULL; apis++)
         (*apis)(L);

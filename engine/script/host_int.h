@@ -61,6 +61,13 @@ bool chunk_name(struct str given, char *to, size_t room);
 struct release;
 struct release *release_new(uint64_t id);
 uint64_t release_id(const struct release *r);
+/* A copy of the files, under the id 0. */
+struct release *release_copy(const struct release *r);
+struct chunk *release_remove(struct release *r, struct str name); /* the caller's; NULL: none */
+/* All files, one by one from *it = 0; NULL at the end. */
+struct chunk *release_next(const struct release *r, size_t *it);
+/* How many releases came into use since it did. */
+unsigned release_behind(const struct release *r);
 void release_add(struct release *r, struct chunk *c); /* takes over */
 struct chunk *release_find(const struct release *r, struct str name);
 struct release *release_ref(struct release *r);
@@ -77,6 +84,7 @@ void shipped_free(void);
 uint32_t shipped_count(void);
 /* All shipped files, one by one from *it = 0; NULL at the end. */
 struct chunk *shipped_next(size_t *it);
+struct chunk *stdlib_next(size_t *it);
 /* Names that only the engine's own files may have. */
 bool shipped_only(struct str name);
 
@@ -100,6 +108,7 @@ struct hook_env {
     lua_State *thread;   /* kept for the next call */
     int thread_ref;
     bool thread_busy;
+    uint64_t made_ms;
     unsigned refs;       /* environments of life permanent are shared by all sessions */
     bool permanent;
     uint64_t random[4];
@@ -111,6 +120,8 @@ void env_push_layer(lua_State *L, struct hook_env *env, unsigned layer);
 /* In a call: pushes hook function `name` of the first layer from `from` on that has it and returns the
  * layer; -1: none, nothing pushed. */
 int env_push_function(lua_State *L, struct hook_env *env, unsigned from, const char *name);
+/* An environment with the one layer `c` of that release, such as one of the site's tests. */
+struct hook_env *env_make_chunk(struct release *release, struct chunk *c, size_t memory);
 /* For tests and management runs: an environment with one layer of its own text. */
 struct hook_env *env_make_text(struct str name, struct str text, size_t memory, struct err *e);
 void env_globals_set(struct hook_env *env, const char *name, const struct hval *v);
@@ -144,6 +155,12 @@ struct call {
     size_t message_pos;
     const struct hval *mime;
     uint64_t message_id, message_hash;
+    uint32_t sent;       /* messages */
+    struct file *files;  /* open ones (libio.c) */
+    unsigned file_count;
+    int pending_fd;      /* opened, not yet in a userdata; -1: none */
+    uint64_t written;    /* bytes, to files */
+    char folder[200];    /* the call's scratch folder; "": not made */
     struct lease *lease; /* of zero-copy values; anchored on the thread's stack */
 };
 extern lua_State *host_L;
@@ -232,6 +249,13 @@ void libstring_open(lua_State *L);    /* pushes the table of string functions */
 void libtable_open(lua_State *L);
 void libmath_open(lua_State *L);
 void libutf8_open(lua_State *L);
+void libio_open(lua_State *L);
+/* Closes the call's files and removes its folder.  May wait. */
+void io_end(struct call *c);
+/* Removes what killed processes left behind. */
+void io_sweep(void);
+/* Are there settings, or only the defaults of limits.h? */
+bool host_has_settings(void);
 void pattern_add(lua_State *L);       /* find, match, gmatch, gsub into the table on top */
 void shim_open(lua_State *L);         /* bit32, unpack ... into the table on top */
 /* Each adds functions to the table on top (the future `mail`). */
@@ -243,6 +267,7 @@ void api_message_open(lua_State *L);
 void api_cache_open(lua_State *L);
 void api_regex_open(lua_State *L);
 void api_store_open(lua_State *L);
+void api_send_open(lua_State *L);
 void cache_free(void);
 void regex_free(void);
 void provider_close(void);

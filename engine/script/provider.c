@@ -352,7 +352,10 @@ static bool provider_stale(struct hook_env *env)
 {
     if (release_poll != NULL)
         release_poll();
-    return env->release != release_current();
+    if (env->release == release_current())
+        return false;
+    return release_behind(env->release) >= SCRIPT_RELEASES ||
+           loop_ns() / 1000000u - env->made_ms > SCRIPT_STALE_SECONDS * 1000u;
 }
 
 const struct hook_provider host_provider = {

@@ -140,7 +140,61 @@ struct change {
     struct str name, text, who, note;
     uint64_t from;
     uint64_t id;
+    bool ship;       /* only if the active release has other shipped files */
+    bool done;
 };
+
+/* Names and hashes of the files that came with the engine. */
+static int shipped_list(struct arena *a, struct str **names_r, struct str **hashes_r, uint32_t *n_r,
+                        struct err *e)
+{
+    struct str *names = ARENA_ARRAY(a, struct str, 1000), *hashes = ARENA_ARRAY(a, struct str, 1000);
+    uint32_t n = 0;
+
+    for (int part = 0; part < 2; part++) {
+        size_t it = 0;
+        for (struct chunk *c; n < 1000 && (c = part ? stdlib_next(&it) : shipped_next(&it)) != NULL; n++) {
+            names[n] = arena_printf(a, "%s/%s", part ? "stdlib" : "lua", c->name);
+            if (hash_of(a, str_make(c->source, c->source_len), &hashes[n]) != 0)
+                return err_set(e, ERR_INTERNAL, "no SHA-256");
+        }
+    }
+    *names_r = names;
+    *hashes_r = hashes;
+    *n_r = n;
+    return 0;
+}
+
+static int put_shipped(struct tx *tx, struct arena *a, uint64_t release, struct err *e)
+{
+    struct str *names, *hashes;
+    uint32_t n;
+
+    if (shipped_list(a, &names, &hashes, &n, e) != 0)
+        return -1;
+    return tx_exec(tx, a, NULL, e,
+                   "insert into release_shipped (release, name, hash)"
+                   " select $1, x.name, x.hash from unnest($2::text[], $3::bytea[]) as x(name, hash)",
+                   DB_ARGS(db_int((int64_t)release), db_texts(names, n), db_bytess(hashes, n)));
+}
+
+/* Did that release run with the files we have? */
+static int same_shipped(struct tx *tx, struct arena *a, int64_t release, bool *same_r, struct err *e)
+{
+    struct str *names, *hashes;
+    const struct rows *rows;
+    uint32_t n;
+
+    if (shipped_list(a, &names, &hashes, &n, e) != 0 ||
+        tx_exec(tx, a, &rows, e,
+                "select count(*) filter (where s.hash = x.hash), count(s.name), count(x.name)"
+                " from (select name, hash from release_shipped where release = $1) s"
+                " full join unnest($2::text[], $3::bytea[]) as x(name, hash) on x.name = s.name",
+                DB_ARGS(db_int(release), db_texts(names, n), db_bytess(hashes, n))) != 0)
+        return -1;
+    *same_r = rows_int(rows, 0, 0) == rows_int(rows, 0, 1) && rows_int(rows, 0, 0) == rows_int(rows, 0, 2);
+    return 0;
+}
 
 static int make_release(struct tx *tx, struct arena *a, struct change *c, struct err *e)
 {
@@ -154,6 +208,14 @@ static int make_release(struct tx *tx, struct arena *a, struct change *c, struct
         return -1;
     if (rows_count(rows) > 0)
         parent = rows_int(rows, 0, 0);
+    if (c->ship) {
+        bool same = parent == 0; /* nothing was saved yet: nothing to keep apart */
+        if (!same && same_shipped(tx, a, parent, &same, e) != 0)
+            return -1;
+        if (same)
+            return 0;
+    }
+    c->done = true;
     if (c->from != 0) {
         if (tx_exec(tx, a, &rows, e, "select id from release where id = $1",
                     DB_ARGS(db_int((int64_t)c->from))) != 0)
@@ -181,6 +243,8 @@ static int make_release(struct tx *tx, struct arena *a, struct change *c, struct
                 "insert into release_file (release, name, hash)"
                 " select $1, name, hash from release_file where release = $2 and name <> $3",
                 DB_ARGS(db_int((int64_t)c->id), db_int(parent), db_text(c->name))) != 0)
+        return -1;
+    if (put_shipped(tx, a, c->id, e) != 0)
         return -1;
     if (c->text.p == NULL)
         return 0;
@@ -219,6 +283,8 @@ static int activate(struct change *c, uint64_t *release_r, struct err *e)
     arena_free(&a);
     if (rc != 0)
         return -1;
+    if (!c->done)
+        return 0;
     if (release_r != NULL)
         *release_r = c->id;
     shm_bump(GEN_RELEASE);
@@ -253,6 +319,13 @@ int release_rollback(uint64_t id, struct str who, uint64_t *release_r, struct er
     struct change c = {.who = who, .note = STR("rollback"), .from = id};
 
     return activate(&c, release_r, e);
+}
+
+int release_ship(struct err *e)
+{
+    struct change c = {.who = STR("moonpost"), .note = STR("version " MOONPOST_VERSION), .ship = true};
+
+    return safe_mode ? 0 : activate(&c, NULL, e);
 }
 
 /* --- asking ---------------------------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@
 
 static api_open_fn *const apis[] = {
     api_mail_open,  api_crypto_open, api_json_open,  api_cache_open,
-    api_regex_open, api_message_open, api_store_open, NULL,
+    api_regex_open, api_message_open, api_store_open, api_send_open, NULL,
 };
 
 int script_open(const char *share_dir, bool safe, struct err *e)
@@ -24,8 +24,11 @@ int script_open(const char *share_dir, bool safe, struct err *e)
     release_open(safe);
     if (release_load(&away) != 0)
         log_warn("script", "the active release cannot be read yet: %s", away.text);
+    else if (!safe && release_ship(&away) != 0)
+        log_warn("script", "the release of this version cannot be made yet: %s", away.text);
     hook_register(&host_provider);
     budget_follow_settings(true);
+    io_sweep();
     return 0;
 }
 
@@ -170,12 +173,52 @@ int script_check(struct str given, struct str text, struct err *e)
 }
 
 /* --- changing ------------------------------------------------------------------------------------------------- */
+static int (*try_fn)(struct str, struct str, void (*)(void *, struct str), void *,
+                     struct script_test_result *, struct err *) = script_try;
+
+void script_on_try(int (*fn)(struct str, struct str, void (*)(void *, struct str), void *,
+                             struct script_test_result *, struct err *))
+{
+    try_fn = fn ? fn : script_try;
+}
+
+static void first_failure(void *ctx, struct str line)
+{
+    char *first = ctx;
+
+    if (first[0] == '\0' && str_starts(line, STR("FAIL")))
+        snprintf(first, 300, "%.*s", (int)str_trim(line).n, line.p);
+}
+
+/* The tests of the site that depend on the script, with the change in place. */
+static int try_change(const char *name, struct str text, struct err *e)
+{
+    struct script_test_result r = {0, 0};
+    char first[300] = "";
+    size_t it = 0;
+    bool tests = str_starts(str_of(name), STR("tests/"));
+
+    for (struct chunk *c; !tests && (c = release_next(release_current(), &it)) != NULL;)
+        tests = str_starts(str_of(c->name), STR("tests/"));
+    if (!tests)
+        return 0;
+    if (try_fn(str_of(name), text, first_failure, first, &r, e) != 0)
+        return -1;
+    if (r.failed > 0)
+        return err_set(e, ERR_DENIED, "%u of the site's tests failed, nothing was changed: %s", r.failed,
+                       first);
+    return 0;
+}
+
 int script_put(struct str given, struct str text, struct str who, struct str note,
                uint64_t *release_r, struct err *e)
 {
     char name[112];
 
-    if (script_check(given, text, e) != 0 || normal_name(given, name, sizeof name, e) != 0)
+    if (text.p == NULL)
+        text = STR("");
+    if (script_check(given, text, e) != 0 || normal_name(given, name, sizeof name, e) != 0 ||
+        try_change(name, text, e) != 0)
         return -1;
     if (release_put(str_of(name), text, who, note, release_r, e) != 0)
         return -1;
@@ -189,6 +232,9 @@ int script_remove(struct str given, struct str who, struct str note, uint64_t *r
     char name[112];
 
     if (normal_name(given, name, sizeof name, e) != 0)
+        return -1;
+    if (release_find(release_current(), str_of(name)) != NULL &&
+        try_change(name, STR_NONE, e) != 0)
         return -1;
     return release_drop(str_of(name), who, note, release_r, e);
 }

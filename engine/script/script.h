@@ -58,5 +58,19 @@ int script_run(struct str name, struct str text, void (*print)(void *ctx, struct
 struct script_test_result {
     unsigned passed, failed;
 };
+/* The same in two steps: reading, and running what was read.  NULL: NOTFOUND. */
+struct script_tests;
+struct script_tests *script_tests_read(const char *path, struct err *e);
+int script_tests_run(struct script_tests *t, void (*print)(void *ctx, struct str out), void *ctx,
+                     struct script_test_result *r, struct err *e);
+void script_tests_free(struct script_tests **t);
+/* Runs the site's tests (scripts named tests/...) that depend on the script `name`, as if it had the text
+ * `text` (p == NULL: were removed).  script_put() and script_remove() do this and refuse on red. */
+int script_try(struct str name, struct str text, void (*print)(void *ctx, struct str out), void *ctx,
+               struct script_test_result *r, struct err *e);
+/* Where script_put() has them run, with the signature of script_try(); NULL: in this process. */
+void script_on_try(int (*fn)(struct str name, struct str text,
+                             void (*print)(void *ctx, struct str out), void *ctx,
+                             struct script_test_result *r, struct err *e));
 int script_test(const char *path, void (*print)(void *ctx, struct str out), void *ctx,
                 struct script_test_result *r, struct err *e);

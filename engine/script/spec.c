@@ -2,6 +2,7 @@
  *
  * A spec runs as a management run.  `host.env(script [, text])` makes an environment like a session's,
  * with `text` as the site's script, whose hooks and globals the spec drives. */
+#include "core/task.h"
 #include "script/host_int.h"
 #include "script/script.h"
 
@@ -19,6 +20,7 @@ struct spec {
     void *ctx;
     const char *file;
     char group[200];
+    struct release *release; /* what the site has; NULL: nothing */
 };
 
 static struct spec *running;
@@ -102,7 +104,7 @@ static int spec_env(lua_State *L)
 
     *x = (struct spec_env){NULL, NULL};
     luaL_setmetatable(L, ENV);
-    x->release = release_new(0);
+    x->release = running->release ? release_copy(running->release) : release_new(0);
     if (text != NULL)
         release_add(x->release, chunk_new(str_of(script), str_make(text, n), false));
     x->env = env_make(script, str_of(user), x->release);
@@ -255,35 +257,36 @@ static struct str read_file(const char *path, struct arena *a, struct err *e)
     return s;
 }
 
-static int run_file(const char *path, struct spec *s, struct err *e)
-{
-    struct arena *a = arena_new(4096);
-    struct str text = read_file(path, a, e);
-    const char *slash = strrchr(path, '/');
-    int rc = -1;
+struct script_tests {
+    struct arena *a;
+    struct spec_file {
+        const char *name;
+        struct str text;
+    } *files;
+    unsigned count;
+};
 
-    s->file = slash ? slash + 1 : path;
+static int run_file(const struct spec_file *f, struct spec *s, struct err *e)
+{
+    struct err own = ERR_INIT;
+    struct hook_env *env = env_make_text(str_of(f->name), f->text, SCRIPT_RUN_MEMORY, &own);
+
+    s->file = f->name;
     s->group[0] = '\0';
-    if (text.p != NULL) {
-        struct err own = ERR_INIT;
-        struct hook_env *env = env_make_text(str_of(s->file), text, SCRIPT_RUN_MEMORY, &own);
-        if (env != NULL) {
-            struct spec *outer = running;
-            running = s;
-            rc = host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own);
-            if (rc != 0) {
-                s->r->failed++;
-                say("FAIL", "the file", own.text);
-            }
-            running = outer;
-            env_drop(&env);
-            rc = 0;
-        } else if (e != NULL) {
+    if (env == NULL) {
+        if (e != NULL)
             *e = own;
-        }
+        return -1;
     }
-    arena_free(&a);
-    return rc;
+    struct spec *outer = running;
+    running = s;
+    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) != 0) {
+        s->r->failed++;
+        say("FAIL", "the file", own.text);
+    }
+    running = outer;
+    env_drop(&env);
+    return 0;
 }
 
 static int is_spec(const struct dirent *d)
@@ -291,28 +294,170 @@ static int is_spec(const struct dirent *d)
     return str_ends(str_of(d->d_name), STR("_spec.lua"));
 }
 
-int script_test(const char *path, void (*print)(void *ctx, struct str out), void *ctx,
-                struct script_test_result *r, struct err *e)
+static int add_file(struct script_tests *t, const char *path, struct err *e)
 {
-    struct spec s = {.r = r, .print = print, .ctx = ctx};
-    struct stat st;
-    struct dirent **files;
-    char full[1000];
-    int rc = 0;
+    const char *slash = strrchr(path, '/');
+    struct spec_file *f = &t->files[t->count];
 
-    *r = (struct script_test_result){0, 0};
-    if (stat(path, &st) != 0)
-        return err_set(e, ERR_NOTFOUND, "%s: %s", path, strerror(errno));
-    if (!S_ISDIR(st.st_mode))
-        return run_file(path, &s, e);
-    int n = scandir(path, &files, is_spec, alphasort);
+    f->name = arena_dupz(t->a, str_of(slash ? slash + 1 : path));
+    f->text = read_file(path, t->a, e);
+    t->count += f->text.p != NULL;
+    return f->text.p != NULL ? 0 : -1;
+}
+
+struct script_tests *script_tests_read(const char *path, struct err *e)
+{
+    struct script_tests *t = xcalloc(1, sizeof *t);
+    struct dirent **files = NULL;
+    struct stat st;
+    char full[1000];
+    int rc = 0, n = 0;
+
+    t->a = arena_new(65536);
+    if (stat(path, &st) != 0) {
+        rc = err_set(e, ERR_NOTFOUND, "%s: %s", path, strerror(errno));
+    } else if (!S_ISDIR(st.st_mode)) {
+        t->files = ARENA_ARRAY(t->a, struct spec_file, 1);
+        rc = add_file(t, path, e);
+    } else {
+        n = scandir(path, &files, is_spec, alphasort);
+        t->files = ARENA_ARRAY(t->a, struct spec_file, (size_t)(n > 0 ? n : 0) + 1);
+        if (n < 0)
+            rc = err_set(e, ERR_NOTFOUND, "%s: %s", path, strerror(errno));
+    }
     for (int i = 0; i < n; i++) {
         snprintf(full, sizeof full, "%s/%s", path, files[i]->d_name);
         free(files[i]);
         if (rc == 0)
-            rc = run_file(full, &s, e);
+            rc = add_file(t, full, e);
     }
-    if (n >= 0)
-        free(files);
+    free(files);
+    if (rc != 0)
+        script_tests_free(&t);
+    return t;
+}
+
+void script_tests_free(struct script_tests **t)
+{
+    if (*t != NULL)
+        arena_free(&(*t)->a);
+    free(*t);
+    *t = NULL;
+}
+
+int script_tests_run(struct script_tests *t, void (*print)(void *ctx, struct str out), void *ctx,
+                     struct script_test_result *r, struct err *e)
+{
+    struct spec s = {.r = r, .print = print, .ctx = ctx};
+    int rc = 0;
+
+    *r = (struct script_test_result){0, 0};
+    for (unsigned i = 0; rc == 0 && i < t->count; i++)
+        rc = run_file(&t->files[i], &s, e);
     return rc;
+}
+
+int script_test(const char *path, void (*print)(void *ctx, struct str out), void *ctx,
+                struct script_test_result *r, struct err *e)
+{
+    struct script_tests *t = script_tests_read(path, e);
+    int rc = -1;
+
+    *r = (struct script_test_result){0, 0};
+    if (t != NULL)
+        rc = script_tests_run(t, print, ctx, r, e);
+    script_tests_free(&t);
+    return rc;
+}
+
+/* --- the site's own tests ------------------------------------------------------------------------------------- */
+static bool is_test(const struct chunk *c)
+{
+    return str_starts(str_of(c->name), STR("tests/"));
+}
+
+/* Does the text name the script, quoted, as host.env() and require() do? */
+static bool names(const struct chunk *c, const char *name)
+{
+    struct str source = str_make(c->source, c->source_len), want = str_of(name);
+
+    for (size_t i = 1; i + want.n < source.n; i++) {
+        char q = source.p[i - 1];
+        if ((q == '"' || q == '\'') && source.p[i + want.n] == q &&
+            str_eqi(str_make(source.p + i, want.n), want))
+            return true;
+        if ((i & 0xffff) == 0 && task_self() != NULL)
+            task_yield();
+    }
+    return false;
+}
+
+/* Marks in `in` what depends on `name`, over any number of steps.  Returns how many tests that are. */
+static unsigned dependants(struct chunk *const *v, bool *in, size_t n, const char *name)
+{
+    unsigned tests = 0;
+    bool more = true;
+
+    for (size_t i = 0; i < n; i++)
+        in[i] = strcmp(v[i]->name, name) == 0;
+    while (more) {
+        more = false;
+        for (size_t i = 0; i < n; i++) {
+            for (size_t k = 0; k <= n && !in[i]; k++)
+                if (k == n ? names(v[i], name) : in[k] && names(v[i], v[k]->name))
+                    in[i] = more = true;
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        tests += in[i] && is_test(v[i]);
+    return tests;
+}
+
+static void run_site_test(struct chunk *c, struct spec *s)
+{
+    struct err own = ERR_INIT;
+    struct hook_env *env = env_make_chunk(s->release, c, SCRIPT_RUN_MEMORY);
+    struct spec *outer = running;
+
+    s->file = c->where;
+    s->group[0] = '\0';
+    running = s;
+    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) != 0) {
+        s->r->failed++;
+        say("FAIL", "the file", own.text);
+    }
+    running = outer;
+    env_drop(&env);
+}
+
+int script_try(struct str given, struct str text, void (*print)(void *ctx, struct str out), void *ctx,
+               struct script_test_result *r, struct err *e)
+{
+    struct spec s = {.r = r, .print = print, .ctx = ctx};
+    char name[112];
+    size_t it = 0, n = 0;
+
+    *r = (struct script_test_result){0, 0};
+    if (!chunk_name(given, name, sizeof name))
+        return err_set(e, ERR_SYNTAX, "'%.*s' is no name for a script", STR_ARG(given));
+    s.release = release_current() ? release_copy(release_current()) : release_new(0);
+    struct chunk *old = release_remove(s.release, str_of(name));
+    chunk_free(&old);
+    if (text.p != NULL)
+        release_add(s.release, chunk_new(str_of(name), text, false));
+    while (release_next(s.release, &it) != NULL)
+        n++;
+    struct chunk **v = xcalloc(n + 1, sizeof *v);
+    bool *in = xcalloc(n + 1, sizeof *in);
+    it = 0;
+    for (size_t i = 0; i < n; i++)
+        v[i] = release_next(s.release, &it);
+    if (dependants(v, in, n, name) > 0)
+        for (size_t i = 0; i < n; i++)
+            if (in[i] && is_test(v[i]))
+                run_site_test(v[i], &s);
+    free(v);
+    free(in);
+    release_unref(&s.release);
+    return 0;
 }

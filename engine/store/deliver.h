@@ -21,6 +21,9 @@ void stage_head(struct stage *s, struct str head);
 /* May park (back-pressure).  TEMP, LIMIT. */
 int stage_add(struct stage *s, struct str bytes, struct err *e);
 uint64_t stage_size(const struct stage *s);
+/* The first bytes that are still in memory, at most `n`: all of a small body, the last piece of a
+ * large one. */
+struct str stage_start(const struct stage *s, size_t n);
 /* Everything staged so far, for hooks that look at the whole message; at most MESSAGE_HOOK_MAX
  * bytes (LIMIT). */
 int stage_read(struct stage *s, struct arena *a, struct str *r, struct err *e);

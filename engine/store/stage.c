@@ -30,6 +30,11 @@ uint64_t stage_size(const struct stage *s)
     return s->size;
 }
 
+struct str stage_start(const struct stage *s, size_t n)
+{
+    return str_head(str_make(s->bytes ? s->bytes : "", s->used), n);
+}
+
 void stage_head(struct stage *s, struct str head)
 {
     if (s->mime != NULL || s->size > 0 || s->arena != NULL)

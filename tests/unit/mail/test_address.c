@@ -109,6 +109,9 @@ static void test_canonical(void **state)
     assert_true(str_eqz(address_canonical(a, &r), "\"a b\"@c"));
     assert_int_equal(address_parse(a, STR("\"ab\"@C"), 0, &r, NULL), 0);
     assert_true(str_eqz(address_canonical(a, &r), "ab@c"));
+    /* wide signs do not become ASCII ones: no second '@', no blank */
+    assert_true(str_chr(domain_canonical(a, STR("evil\xEF\xBC\xA0host.test")), '@') < 0);
+    assert_true(str_chr(domain_canonical(a, STR("a\xE2\x80\x8A")), ' ') < 0);
     assert_int_equal(address_parse(a, STR("a@b c"), 0, &r, NULL), -1);
 }
 

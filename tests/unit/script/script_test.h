@@ -21,7 +21,7 @@
 
 static api_open_fn *const test_apis[] = {
     api_mail_open,  api_crypto_open,  api_json_open,  api_cache_open,
-    api_regex_open, api_message_open, api_store_open, NULL,
+    api_regex_open, api_message_open, api_store_open, api_send_open, NULL,
 };
 
 static inline const char *share_dir(void)
