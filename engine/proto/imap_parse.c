@@ -10,7 +10,7 @@
 
 struct imap_in imap_in(struct arena *a, struct str command)
 {
-    return (struct imap_in){command.p, command.p + command.n, a, NULL};
+    return (struct imap_in){.p = command.p, .end = command.p + command.n, .a = a};
 }
 
 bool imap_bad(struct imap_in *in, const char *why)
