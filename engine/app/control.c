@@ -66,6 +66,8 @@ static void on_client(void *ctx, int what)
                                                        [GEN_RELEASE] = BUS_RELEASE,
                                                        [GEN_ACL] = BUS_SETTING};
         shm_bump((enum shm_generation)(p.kind - KIND_BUMP));
+        if (p.kind == KIND_BUMP + GEN_RELEASE)
+            shm_forgive(NULL); /* an edit gives what was switched off another chance */
         packet_fn(kinds[p.kind - KIND_BUMP], 0);
         send(c->fd, &p, sizeof p, MSG_DONTWAIT | MSG_NOSIGNAL);
     } else {

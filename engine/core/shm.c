@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -49,8 +50,9 @@ struct shard {
 };
 
 struct killer {
-    uint64_t message_hash;
+    uint64_t message_hash; /* of an entry for a message, else 0 */
     char hook[48], script[80];
+    uint64_t last_message;
     uint32_t kills;
 };
 
@@ -446,6 +448,24 @@ struct shm_doing shm_doing_of(unsigned col)
     return d;
 }
 
+/* The entry for a message, or for a hook of a script; made when it is missing.  Under the lock. */
+static struct killer *killer_entry(uint64_t hash, const char *hook, const char *script)
+{
+    for (unsigned i = 0; i < KILLERS; i++) {
+        struct killer *k = &seg->killers[i];
+        bool same = hash != 0 ? k->hook[0] == '\0' && k->message_hash == hash
+                              : strcmp(k->hook, hook) == 0 && strcmp(k->script, script) == 0;
+        if (k->kills > 0 && same)
+            return k;
+    }
+    struct killer *k = &seg->killers[seg->next_killer++ % KILLERS];
+    memset(k, 0, sizeof *k);
+    k->message_hash = hash;
+    snprintf(k->hook, sizeof k->hook, "%s", hash != 0 ? "" : hook);
+    snprintf(k->script, sizeof k->script, "%s", hash != 0 ? "" : script);
+    return k;
+}
+
 unsigned shm_count_kill(const struct shm_doing *d)
 {
     unsigned kills = 0;
@@ -453,23 +473,15 @@ unsigned shm_count_kill(const struct shm_doing *d)
     if (d->hash == 0 && d->hook[0] == '\0')
         return 0;
     lock(&seg->killers_lock);
-    for (unsigned i = 0; i < KILLERS; i++) {
-        struct killer *k = &seg->killers[i];
-        bool same_message = d->hash != 0 && k->message_hash == d->hash;
-        bool same_hook = d->hook[0] && strcmp(k->hook, d->hook) == 0 &&
-                         strcmp(k->script, d->script) == 0;
-        if (k->kills > 0 && (same_message || same_hook)) {
-            kills = ++k->kills;
-            break;
-        }
-    }
-    if (kills == 0) {
-        struct killer *k = &seg->killers[seg->next_killer++ % KILLERS];
-        memset(k, 0, sizeof *k);
-        k->message_hash = d->hash;
-        memcpy(k->hook, d->hook, sizeof k->hook);
-        memcpy(k->script, d->script, sizeof k->script);
-        kills = k->kills = 1;
+    if (d->hash != 0)
+        killer_entry(d->hash, "", "")->kills++;
+    if (d->hook[0] != '\0') {
+        struct killer *k = killer_entry(0, d->hook, d->script);
+        /* One and the same message speaks against itself, not against the hook. */
+        if (k->kills == 0 || d->hash == 0 || k->last_message != d->hash)
+            k->kills++;
+        k->last_message = d->hash;
+        kills = k->kills;
     }
     unlock(&seg->killers_lock);
     return kills;
@@ -498,7 +510,7 @@ void shm_forgive(const char *script)
 {
     lock(&seg->killers_lock);
     for (unsigned i = 0; i < KILLERS; i++)
-        if (strcmp(seg->killers[i].script, script) == 0)
+        if (script == NULL || strcmp(seg->killers[i].script, script) == 0)
             memset(&seg->killers[i], 0, sizeof seg->killers[i]);
     unlock(&seg->killers_lock);
 }

@@ -56,10 +56,10 @@ struct shm_doing {
     uint64_t message, hash;
 };
 struct shm_doing shm_doing_of(unsigned column);
-/* Kills with the same message hash, or same script and hook, so far (counted by shm_reap's caller). */
+/* Counts a kill for the message and for the hook; returns the hook's kills over different messages. */
 unsigned shm_count_kill(const struct shm_doing *d);
 bool shm_is_killer(uint64_t hash); /* two kills: accept into hold, unscanned, without hooks */
 bool shm_is_switched_off(const char *hook, const char *script);
-void shm_forgive(const char *script); /* an edit switches its functions on again */
+void shm_forgive(const char *script); /* an edit switches its functions on again; NULL: all */
 /* 48 bytes of TLS ticket key material, the same in all workers. */
 const unsigned char *shm_ticket_key(void);

@@ -303,6 +303,8 @@ static void transfer(lua_State *L, struct file *f, struct transfer_job *j, void 
     f->busy = true;
     work_run(fn, j);
     f->busy = false;
+    if (c->waits > 0)
+        c->waits--; /* a file is one wait, however long it is */
     budget_awaited(L, c);
 }
 

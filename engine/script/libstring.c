@@ -405,8 +405,8 @@ static int u_len(lua_State *L)
         lua_pushlstring(L, s, n);
         lua_replace(L, 1);
     }
-    i = i >= 0 ? i : -i > (lua_Integer)n ? 0 : i + (lua_Integer)n + 1;
-    j = j >= 0 ? j : -j > (lua_Integer)n ? 0 : j + (lua_Integer)n + 1;
+    i = i >= 0 ? i : i < -(lua_Integer)n ? 0 : i + (lua_Integer)n + 1;
+    j = j >= 0 ? j : j < -(lua_Integer)n ? 0 : j + (lua_Integer)n + 1;
     luaL_argcheck(L, i >= 1 && i <= (lua_Integer)n + 1, 2, "initial position out of bounds");
     luaL_argcheck(L, j <= (lua_Integer)n, 3, "final position out of bounds");
     lua_settop(L, 1);
@@ -451,7 +451,7 @@ static int u_offset(lua_State *L)
     lua_Integer len = (lua_Integer)size, n = luaL_checkinteger(L, 2);
     lua_Integer i = luaL_optinteger(L, 3, n > 0 ? 1 : len + 1);
 
-    i = (i >= 0 ? i : -i > len ? 0 : i + len + 1) - 1;
+    i = (i >= 0 ? i : i < -len ? 0 : i + len + 1) - 1;
     luaL_argcheck(L, i >= 0 && i <= len, 3, "position out of bounds");
     if (n == 0) {
         while (i > 0 && continues(s, i, len)) {

@@ -66,4 +66,79 @@ def test_second_server_is_refused():
         s.send()
 
 
+def put(s, text):
+    path = s.folder / 'script.lua'
+    path.write_text(text)
+    s.cli('script', 'put', 'SMTPSVR.LUA', path)
+
+
+def stop_worker_in_hook(s, begin):
+    """Runs begin(), stops the worker while the hook is under way, waits for its successor."""
+    before = s.pids('worker')
+    begin()
+    mail = [p for p in before if f' mail.0[{p}] app: ready' in s.log()]
+    wait_until(lambda: 'in the hook' in s.log().splitlines()[-1] or s.log().count('in the hook') > begin.seen, 10,
+               'the hook to begin')
+    begin.seen = s.log().count('in the hook')
+    os.kill(mail[-1], signal.SIGSTOP)
+    wait_until(lambda: mail[-1] not in s.pids('worker'), 30, 'the watchdog')
+    wait_until(s.answers, 20, 'the successor')
+
+
+def kill_twice(s, begin, mark):
+    """A stop may fall between two slices of the hook, and then counts for nobody."""
+    for _ in range(6):
+        if s.log().count(mark) == 2:
+            return
+        stop_worker_in_hook(s, begin)
+    assert s.log().count(mark) == 2
+
+
+def test_killing_hook_and_message_are_taken_out():
+    """After two kills in the same hook it is switched off until it is edited; after two kills over the same
+    message that is accepted on hold, without hooks."""
+    with Server(workers=1) as s:
+        s.users('bob').start()
+        put(s, 'function DoHELP() VPOP3.Log("in the hook") while true do end end')
+        held = []
+
+        def ask():
+            c = Conn(s.port('smtp'))
+            c.reply()
+            c.send('HELP\r\n')
+            held.append(c)
+        ask.seen = 0
+        kill_twice(s, ask, '(hook SMTPSVR_DoHELP,')
+        with Conn(s.port('smtp')) as c:
+            c.reply()
+            assert c.cmd('HELP').startswith('214 2.0.0'), 'the shipped answer'
+        assert 'is switched off' in s.log()
+        put(s, 'function DoHELP() return "214 edited" end')
+
+        def help_text():
+            with Conn(s.port('smtp')) as c:
+                c.reply()
+                return c.cmd('HELP')
+        wait_until(lambda: help_text() == '214 edited', 5, 'the edited hook')
+
+        put(s, 'function ProcessMessage(f, subject, r, a) if subject == "killer" then VPOP3.Log("in the hook") '
+            'while true do end end return a, "" end')
+
+        def deliver():
+            c = Conn(s.port('smtp'))
+            c.reply()
+            for line in ('EHLO c', 'MAIL FROM:<a@b.test>', 'RCPT TO:<bob@example.test>', 'DATA'):
+                c.cmd(line)
+            c.send('Subject: killer\r\n\r\nx\r\n.\r\n')
+            held.append(c)
+        deliver.seen = s.log().count('in the hook')
+        kill_twice(s, deliver, '(hook SMTPSVR_ProcessMessage,')
+        deliver()
+        assert held[-1].reply().startswith('250 ')
+        assert 'accepted on hold' in s.log()
+        assert s.bodies('bob') == []
+        s.send(text='Subject: harmless\r\n\r\nx\r\n')
+        assert len(s.bodies('bob')) == 1
+
+
 main(globals())
