@@ -322,7 +322,7 @@ static bool read_request(void)
            fields[7].p != NULL;
 }
 
-static void limit(int what, rlim_t n)
+static void limit(__rlimit_resource_t what, rlim_t n)
 {
     struct rlimit r = {n, n};
 

@@ -296,4 +296,164 @@ def test_trace_says_why():
         assert any(x['at'].startswith('smtpsvr') or 'smtpsvr' in x['at'] for x in steps), steps
 
 
+def test_routing_options_of_users():
+    """Hours of forwards and assistants, size redirections (user set), and Headers as a list."""
+    with Server(workers=1) as s:
+        s.users('bob', 'carol', 'dave').start()
+
+        def counts():
+            return [len(s.bodies(u)) for u in ('bob', 'carol', 'dave')]
+        s.cli('user', 'set', 'bob', 'forward', 'carol')
+        s.cli('user', 'set', 'bob', 'use_forward', 'yes')
+        s.cli('user', 'set', 'bob', 'forward_hours', '20000101-20000102')
+        assert s.cli('user', 'set', 'bob', 'assistant_hours', 'noon', check=False).returncode == 1
+        assert s.cli('user', 'set', 'bob', 'big_redirect', 'x', check=False).returncode == 1
+        s.send(to='bob@example.test')
+        assert counts() == [1, 0, 0], 'outside of the hours nothing is forwarded'
+        s.cli('user', 'set', 'bob', 'forward_hours', '20000101-')
+        s.send(to='bob@example.test')
+        assert counts() == [1, 1, 0], 'inside it is'
+        s.cli('user', 'set', 'bob', 'use_forward', 'no')
+        s.cli('user', 'set', 'bob', 'big_redirect', '1000 redirect dave')
+        s.cli('user', 'set', 'bob', 'small_redirect', '1 copy carol;dave@example.test')
+        s.send(to='bob@example.test')
+        assert counts() == [2, 2, 1], 'small mail is copied'
+        s.cli('user', 'set', 'bob', 'small_redirect', '')
+        s.cli('user', 'set', 'bob', 'assistant', 'carol')
+        s.cli('user', 'set', 'bob', 'assistant_hours', '00:00-23:59')
+        s.send(to='bob@example.test')
+        assert counts() == [3, 3, 1]
+        put(s, 'user_redirect.lua', """
+for _, line in ipairs(Headers) do
+  if line:lower():match("^subject:") and #Headers >= 1 then Forwards, UseForwards = "dave", true end
+end""")
+        s.send(to='bob@example.test')
+        assert counts() == [3, 4, 2]
+
+
+def test_hooks_after_the_dot_share_a_deadline():
+    with Server(workers=1) as s:
+        s.users('bob').start()
+        s.cli('setting', 'set', 'script.message_seconds', '5')
+        put(s, 'SMTPSVR.LUA', """
+function EndMessage() mail.sleep(3000) end
+function CheckRecipients(r) mail.sleep(3000) return {} end
+function ProcessMessage(a, b, c, actions) return actions, "" end
+""")
+        with Conn(s.port('smtp'), 30) as c:
+            c.reply()
+            c.cmd('EHLO c')
+            c.cmd('MAIL FROM:<a@b.test>')
+            c.cmd('RCPT TO:<bob@example.test>')
+            c.cmd('DATA')
+            begun = time.monotonic()
+            c.send('Subject: x\r\n\r\nx\r\n.\r\n')
+            r = c.reply()
+        assert r.startswith('451 4.3.0'), r
+        assert 4.5 < time.monotonic() - begun < 6, time.monotonic() - begun
+
+
+def test_blocked_client():
+    """VPOP3.BlockIP holds in all workers and services, and can be lifted."""
+    with Server(workers=2) as s:
+        s.users('bob').start()
+        put(s, 'SMTPSVR.LUA', """
+function DoNOOP() assert(VPOP3.BlockIP(IPAddress, 60)) return "250 blocked" end
+function DoHELP() assert(VPOP3.BlockIP("127.0.0.1", 0)) return "250 lifted" end
+""")
+        with Conn(s.port('smtp')) as c:
+            c.reply()
+            assert c.cmd('NOOP') == '250 blocked'
+            for _ in range(4):
+                for service, start in (('smtp', '421 '), ('pop3', '-ERR '), ('imap', '* BYE ')):
+                    with Conn(s.port(service)) as other:
+                        r = other.reply()
+                        assert r.startswith(start) and 'temporarily blocked' in r, (service, r)
+            assert c.cmd('HELP') == '250 lifted'
+        assert greeting(s).startswith('220')
+
+
+def test_script_sends_and_asks():
+    with Server(workers=1) as s:
+        s.users('bob', 'carol').start()
+        put(s, 'SMTPSVR.LUA', """
+function DoNOOP()
+  local n, text, class = VPOP3.SendMessage{to = "bob;carol@example.test", subject = "Grüße",
+    text = "from a ✓ script", html = "<b>x</b>"}
+  assert(n == 2, text)
+  n, text, class = VPOP3.SendMessage{to = "nobody@example.test", text = "x"}
+  assert(n == nil and class == "notfound", class)
+  assert(VPOP3.SendMessage{to = "x@elsewhere.test", text = "away"} == 1)
+  assert(VPOP3.GetUserGroup("bob") == "")
+  return "250 sent"
+end""")
+        with Conn(s.port('smtp')) as c:
+            c.reply()
+            r = c.cmd('NOOP')
+            assert r == '250 sent', r
+        for user in ('bob', 'carol'):
+            (m,) = s.bodies(user)
+            assert b'Auto-Submitted: auto-generated' in m and m.startswith(b'Return-Path: <>'), m
+            import email
+            parts = email.message_from_bytes(m)
+            assert parts.get_payload(0).get_payload(decode=True).decode() == 'from a ✓ script'
+        assert 'x@elsewhere.test' in s.cli('queue', 'list').stdout
+
+
+def test_saving_runs_the_sites_tests():
+    with Server(workers=1) as s:
+        s.users('bob').start()
+        put(s, 'SMTPSVR.LUA', 'function DoNOOP() return "250 good" end')
+        put(s, 'tests/noop.lua', """
+describe("noop", function()
+  it("says good", function()
+    local how, reply = host.env("smtpsvr"):call("DoNOOP", "")
+    assert(how == "done" and reply == "250 good", reply)
+  end)
+end)""")
+        r = put(s, 'SMTPSVR.LUA', 'function DoNOOP() return "250 bad" end', check=False)
+        assert r.returncode == 1 and 'says good' in r.stderr, r.stderr
+        put(s, 'UserManager.lua', 'x = 1')
+        r = put(s, 'tests/other.lua', 'it("fails", function() error("red") end)', check=False)
+        assert r.returncode == 1 and 'red' in r.stderr, r.stderr
+        with Conn(s.port('smtp')) as c:
+            c.reply()
+            assert c.cmd('NOOP') == '250 good'
+
+
+def test_scratch_process():
+    """Runs and tests of scripts end by their own limits, in a process beside the server."""
+    with Server(workers=1) as s:
+        s.users('bob').start()
+        f = s.folder / 'run.lua'
+        f.write_text('print("one") local t = {} while true do t[#t + 1] = ("x"):rep(1e6) .. #t end')
+        r = s.cli('script', 'run', f, check=False)
+        assert r.returncode != 0 and 'memory' in r.stderr and 'one' in r.stdout, (r.stdout, r.stderr)
+        f.write_text('print(VPOP3.GetSetting("server.product"), #mail.LookupDNS)')
+        r = s.cli('script', 'run', f, check=False)
+        assert r.returncode == 1 and 'run' in r.stderr, r.stderr
+        spec = s.folder / 'x_spec.lua'
+        spec.write_text('it("a", function() end) it("b", function() error("red") end)')
+        r = s.cli('script', 'test', spec, check=False)
+        assert r.returncode == 1 and '1 passed, 1 failed' in r.stdout, r.stdout
+
+
+def test_session_on_an_old_release_ends():
+    """Three releases are kept: a session on an older one is told to come again, between messages."""
+    with Server(workers=1) as s:
+        s.users('bob').start()
+        with Conn(s.port('smtp')) as c:
+            c.reply()
+            c.cmd('EHLO c')
+            assert c.cmd('MAIL FROM:<a@b.test>').startswith('250')
+            for i in range(5):
+                put(s, 'SMTPSVR.LUA', f'function DoNOOP() return "250 {i}" end')
+                greeting(s)
+            assert c.cmd('RCPT TO:<bob@example.test>').startswith('250')
+            assert c.cmd('DATA').startswith('354')
+            c.send('Subject: x\r\n\r\nx\r\n.\r\n')
+            assert c.reply().startswith('250')
+            assert c.cmd('NOOP').startswith('421'), 'after the message in hand'
+
+
 main(globals())
