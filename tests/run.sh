@@ -92,7 +92,8 @@ step build            build build
 step build-asan       build build-asan -DSANITIZE=ON
 step build-fuzz       build build-fuzz -DFUZZ=ON -DTESTS=OFF -DCMAKE_C_COMPILER=clang
 step lint-layers      tests/lint/layers
-step lint-lua         luacheck -q lua stdlib tests/lua
+step lint-lua         luacheck -q --no-color lua stdlib tests/lua tests/compat
+step lint-format      sh -c 'clang-format --dry-run -Werror $(git ls-files "engine/*.[ch]" "tests/*.[ch]")'
 step unit             unit build
 step unit-asan        unit build-asan
 step dialog           python3 tests/support/talk.py

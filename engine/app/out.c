@@ -18,7 +18,7 @@ static struct arena *arena;
 static struct cell {
     struct str text;
     bool bare; /* a JSON number or boolean */
-} *cells;
+} * cells;
 static size_t used, room;
 
 void out_table(const char *const *cols)

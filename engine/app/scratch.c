@@ -1,8 +1,8 @@
 /* The scratch process (scratch.h).
  *
- * Both ends of a socket pair: the request goes in as length-prefixed fields, and frames of type, length
- * and bytes come back: 'O' output, 'E' class and text of an error, 'R' results of tests.  The last frame
- * but for 'R' decides: none at all means that the process was ended. */
+ * Both ends of a socket pair: the request goes in as length-prefixed fields, and frames of type,
+ * length and bytes come back: 'O' output, 'E' class and text of an error, 'R' results of tests. The
+ * last frame but for 'R' decides: none at all means that the process was ended. */
 #include "app/scratch.h"
 
 #include "app/control.h"
@@ -45,7 +45,8 @@ void scratch_prepare(const char *conninfo)
     conninfo_kept = xstrdup(conninfo);
 }
 
-/* --- this end ----------------------------------------------------------------------------------- */
+/* --- this end -----------------------------------------------------------------------------------
+ */
 struct running {
     struct scratch_job *job;
     struct task *task;
@@ -235,18 +236,23 @@ int scratch_run(struct scratch_job *job, struct err *e)
     return err_set(e, ERR_INTERNAL, "the script's process ended without an answer");
 }
 
-int scratch_try(struct str name, struct str text, void (*print)(void *ctx, struct str out), void *ctx,
-                struct script_test_result *r, struct err *e)
+int scratch_try(struct str name, struct str text, void (*print)(void *ctx, struct str out),
+                void *ctx, struct script_test_result *r, struct err *e)
 {
-    struct scratch_job job = {.kind = SCRATCH_TRY, .name = name, .text = text, .print = print,
-                              .ctx = ctx, .wall_seconds = SCRATCH_TRY_SECONDS};
+    struct scratch_job job = {.kind = SCRATCH_TRY,
+                              .name = name,
+                              .text = text,
+                              .print = print,
+                              .ctx = ctx,
+                              .wall_seconds = SCRATCH_TRY_SECONDS};
     int rc = scratch_run(&job, e);
 
     *r = job.result;
     return rc;
 }
 
-/* --- the process ---------------------------------------------------------------------------------- */
+/* --- the process
+ * ---------------------------------------------------------------------------------- */
 static struct str fields[FIELDS];
 static struct script_tests *tests;
 static struct arena *field_arena;
@@ -390,8 +396,7 @@ static int begin(struct err *e)
     uid_t uid;
     gid_t gid;
 
-    if (fields[0].p[0] == '0' + SCRATCH_TEST &&
-        (tests = script_tests_read(fields[4].p, e)) == NULL)
+    if (fields[0].p[0] == '0' + SCRATCH_TEST && (tests = script_tests_read(fields[4].p, e)) == NULL)
         return -1;
     if (geteuid() != 0)
         return 0;

@@ -19,12 +19,24 @@ static struct kind {
     accept_session *accept;
     const char *full; /* said when no descriptor is left; implicit TLS has no words before TLS */
 } kinds[SERVICE_COUNT] = {
-    {{SERVICE_SMTP, SERVICE_STARTTLS, 0, "smtp", NULL}, 25, smtp_accept, "421 4.3.2 too many connections\r\n"},
+    {{SERVICE_SMTP, SERVICE_STARTTLS, 0, "smtp", NULL},
+     25,
+     smtp_accept,
+     "421 4.3.2 too many connections\r\n"},
     {{SERVICE_SUBMISSION, SERVICE_TLS, 1, "submission", NULL}, 465, smtp_accept, ""},
-    {{SERVICE_SUBMISSION, SERVICE_STARTTLS_REQUIRED, 2, "submission", NULL}, 587, smtp_accept, "421 4.3.2 too many connections\r\n"},
-    {{SERVICE_POP3, SERVICE_STARTTLS, 3, "pop3", NULL}, 110, pop3_accept, "-ERR [SYS/TEMP] too many connections\r\n"},
+    {{SERVICE_SUBMISSION, SERVICE_STARTTLS_REQUIRED, 2, "submission", NULL},
+     587,
+     smtp_accept,
+     "421 4.3.2 too many connections\r\n"},
+    {{SERVICE_POP3, SERVICE_STARTTLS, 3, "pop3", NULL},
+     110,
+     pop3_accept,
+     "-ERR [SYS/TEMP] too many connections\r\n"},
     {{SERVICE_POP3, SERVICE_TLS, 4, "pop3", NULL}, 995, pop3_accept, ""},
-    {{SERVICE_IMAP, SERVICE_STARTTLS, 5, "imap", NULL}, 143, imap_accept, "* BYE [UNAVAILABLE] too many connections\r\n"},
+    {{SERVICE_IMAP, SERVICE_STARTTLS, 5, "imap", NULL},
+     143,
+     imap_accept,
+     "* BYE [UNAVAILABLE] too many connections\r\n"},
     {{SERVICE_IMAP, SERVICE_TLS, 6, "imap", NULL}, 993, imap_accept, ""},
 };
 

@@ -19,8 +19,8 @@ enum { BINDINGS_MAX = SERVICE_COUNT * 16 };
 extern struct binding bindings[BINDINGS_MAX];
 extern unsigned binding_count;
 
-/* Lists and opens the sockets of `workers` workers, as the command line says.  Without --listen: all
- * addresses, IPv4 and (where the machine has it) IPv6. */
+/* Lists and opens the sockets of `workers` workers, as the command line says.  Without --listen:
+ * all addresses, IPv4 and (where the machine has it) IPv6. */
 int services_open(unsigned workers, struct err *e);
 /* Makes a self-signed certificate when there is none. */
 int services_certificate(struct err *e);

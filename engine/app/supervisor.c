@@ -253,8 +253,7 @@ static void on_signal(void *ctx, int signo)
 
 static void add_child(unsigned number, unsigned column, unsigned roles)
 {
-    children[child_count] =
-        (struct child){.number = number, .column = column, .roles = roles};
+    children[child_count] = (struct child){.number = number, .column = column, .roles = roles};
     members[child_count].fd = -1;
     child_count++;
 }
@@ -293,8 +292,7 @@ int supervisor_main(void)
         return fail(&e);
     if (install.uid != (uid_t)-1 && share_provide(install.uid, install.gid, &e) != 0)
         return fail(&e);
-    if (install.uid != (uid_t)-1 &&
-        proc_drop(config.user, install.uid, install.gid, true, &e) != 0)
+    if (install.uid != (uid_t)-1 && proc_drop(config.user, install.uid, install.gid, true, &e) != 0)
         return fail(&e);
     if (install_lock(&e) != 0 || install_write_pid(&e) != 0 || services_certificate(&e) != 0)
         return fail(&e);

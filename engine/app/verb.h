@@ -10,7 +10,7 @@
 enum { EXIT_OK = 0, EXIT_NO = 1, EXIT_USAGE = 2, EXIT_COULD_NOT = 3 };
 
 struct args {
-    int argc;     /* words behind the verb's name, options of all verbs taken out */
+    int argc; /* words behind the verb's name, options of all verbs taken out */
     char **argv;
     struct arena *arena;
 };

@@ -74,8 +74,8 @@ int verb_user_add(struct args *a)
 
 int verb_user_list(struct args *a)
 {
-    static const char *const columns[] = {"name",    "enabled", "admin", "messages", "bytes",
-                                          "forward", "comment", NULL};
+    static const char *const columns[] = {"name",  "enabled", "admin",   "messages",
+                                          "bytes", "forward", "comment", NULL};
     struct err e = ERR_INIT;
     struct account_info *v;
     uint32_t n;
@@ -216,8 +216,8 @@ int verb_access_add(struct args *a)
 
 int verb_access_list(struct args *a)
 {
-    static const char *const columns[] = {"id",     "service", "restrict", "type", "network",
-                                          "unauth", "users",   NULL};
+    static const char *const columns[] = {"id",      "service", "restrict", "type",
+                                          "network", "unauth",  "users",    NULL};
     struct err e = ERR_INIT;
     const struct rows *r;
 

@@ -1,8 +1,8 @@
 /* Verbs: message import, source, trace; queue list. */
 #include "app/out.h"
 #include "app/verb.h"
-#include "core/config.h"
 #include "core/buf.h"
+#include "core/config.h"
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/task.h"
@@ -179,11 +179,16 @@ static int store(struct import *im, const struct file *f, struct err *e)
         err_set(e, ERR_LIMIT, "%s: header section is larger than %d bytes", f->path, HEADER_MAX);
     } else if (stage_add(stage, str_from(all, n), e) == 0) {
         struct deliver_head h = {.bytes = head};
-        struct deliver_target t = {.account = im->account, .mailbox = im->mailbox,
-                                   .flags = f->flags, .at = f->at};
-        struct deliver_message m = {.stage = stage, .sender = STR(""), .heads = &h,
-                                    .head_count = 1, .targets = &t, .target_count = 1,
-                                    .trace = STR(""), .kind = "import"};
+        struct deliver_target t = {
+            .account = im->account, .mailbox = im->mailbox, .flags = f->flags, .at = f->at};
+        struct deliver_message m = {.stage = stage,
+                                    .sender = STR(""),
+                                    .heads = &h,
+                                    .head_count = 1,
+                                    .targets = &t,
+                                    .target_count = 1,
+                                    .trace = STR(""),
+                                    .kind = "import"};
         rc = deliver_commit(&m, &id, e);
     }
     stage_free(&stage);
@@ -316,8 +321,8 @@ int verb_message_trace(struct args *a)
 
 int verb_queue_list(struct args *a)
 {
-    static const char *const columns[] = {"id",    "state", "from", "to",   "route",
-                                          "size",  "tries", "next", "last", NULL};
+    static const char *const columns[] = {"id",   "state", "from", "to",   "route",
+                                          "size", "tries", "next", "last", NULL};
     struct err e = ERR_INIT;
     const struct rows *r;
 

@@ -125,8 +125,8 @@ int verb_script_run(struct args *a)
         return EXIT_USAGE;
     if (access(a->argv[0], R_OK) == 0 && read_all(a, a->argv[0], &text, &e) != 0)
         return verb_fail(&e);
-    struct scratch_job job = {.kind = SCRATCH_RUN, .name = str_of(a->argv[0]), .text = text,
-                              .print = print};
+    struct scratch_job job = {
+        .kind = SCRATCH_RUN, .name = str_of(a->argv[0]), .text = text, .print = print};
     if (scratch_run(&job, &e) != 0)
         return verb_fail(&e);
     return EXIT_OK;

@@ -26,7 +26,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { BEAT_MS = 1000, STOP_SECONDS = 30, JOB_MS = 5000, LEASE_SECONDS = 20, MAINTAIN_MS = 60000, RETRY_MS = 500 };
+enum {
+    BEAT_MS = 1000,
+    STOP_SECONDS = 30,
+    JOB_MS = 5000,
+    LEASE_SECONDS = 20,
+    MAINTAIN_MS = 60000,
+    RETRY_MS = 500
+};
 
 static struct worker_start self;
 static struct timer *beat, *jobs;
@@ -59,7 +66,7 @@ static void refresh_task(void *arg)
 static void refresh(void *ctx, enum bus_kind kind, uint64_t id)
 {
     (void)ctx, (void)kind, (void)id;
-    if (refreshing || !(setting_stale() || access_stale() ))
+    if (refreshing || !(setting_stale() || access_stale()))
         return;
     refreshing = true;
     task_spawn(refresh_task, NULL);
@@ -79,7 +86,8 @@ static void on_turn(void *ctx)
     shm_beat();
 }
 
-/* --- jobs: what must run once on all machines together ----------------------------------------- */
+/* --- jobs: what must run once on all machines together -----------------------------------------
+ */
 
 static void job_task(void *arg)
 {
@@ -114,7 +122,8 @@ static void on_job(void *ctx)
     timer_set(jobs, JOB_MS);
 }
 
-/* --- stopping ---------------------------------------------------------------------------------- */
+/* --- stopping ----------------------------------------------------------------------------------
+ */
 
 static void stop_task(void *arg)
 {

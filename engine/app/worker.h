@@ -7,7 +7,7 @@ struct worker_start {
     unsigned number; /* mail worker: index of its sockets */
     unsigned column; /* of the shared segment */
     unsigned roles;
-    int bus;         /* our end, or -1 */
+    int bus; /* our end, or -1 */
     const char *conninfo;
 };
 

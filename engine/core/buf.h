@@ -1,7 +1,7 @@
 /* Growable byte buffers with a cap.
  *
- * Bytes from a network live only here, and every buffer has a cap from limits.h: an append beyond it
- * fails and leaves the buffer as it was.  Consuming from the front is cheap. */
+ * Bytes from a network live only here, and every buffer has a cap from limits.h: an append beyond
+ * it fails and leaves the buffer as it was.  Consuming from the front is cheap. */
 #pragma once
 
 #include "core/str.h"

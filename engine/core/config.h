@@ -4,14 +4,14 @@
 #include <stdbool.h>
 
 struct config {
-    char data[512];       /* --data: the installation's folder */
-    char dsn[1024];       /* --dsn: somebody else's PostgreSQL; empty: the embedded one */
-    char listen[16][64];  /* --listen, repeatable */
+    char data[512];      /* --data: the installation's folder */
+    char dsn[1024];      /* --dsn: somebody else's PostgreSQL; empty: the embedded one */
+    char listen[16][64]; /* --listen, repeatable */
     unsigned listen_count;
-    unsigned port_base;   /* --port-base */
-    unsigned workers;     /* --workers */
+    unsigned port_base; /* --port-base */
+    unsigned workers;   /* --workers */
     bool single, safe, json;
-    char user[64];        /* --user: service user when started as root */
+    char user[64]; /* --user: service user when started as root */
 };
 
 extern struct config config;

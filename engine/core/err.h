@@ -1,8 +1,8 @@
 /* Errors as values.
  *
- * A function that can fail returns 0 or -1 and fills a `struct err`.  The class says what the caller
- * may do about it (one table per protocol maps a class to its reply codes); the text is for the
- * administrator's log and never goes to a remote peer as it is. */
+ * A function that can fail returns 0 or -1 and fills a `struct err`.  The class says what the
+ * caller may do about it (one table per protocol maps a class to its reply codes); the text is for
+ * the administrator's log and never goes to a remote peer as it is. */
 #pragma once
 
 enum err_class {

@@ -1,8 +1,8 @@
 /* Hooks: the places where a script decides.
  *
  * The engine below the script layer calls hook_call(HOOK_...) and knows nothing of Lua.  `script`
- * registers as the provider; without one every call answers HOOK_DEFAULT and the caller goes on with
- * its built-in behaviour.  The list of hooks is hooks.def. */
+ * registers as the provider; without one every call answers HOOK_DEFAULT and the caller goes on
+ * with its built-in behaviour.  The list of hooks is hooks.def. */
 #pragma once
 
 #include "core/arena.h"
@@ -69,8 +69,8 @@ struct str hv_as_str(const struct hval *v, struct str fallback);
 int64_t hv_as_int(const struct hval *v, int64_t fallback);
 bool hv_as_bool(const struct hval *v, bool fallback);
 
-/* An environment: the globals of one script for one connection, recipient or call, as the hook's row
- * in hooks.def says.  Opaque; NULL when no provider is registered. */
+/* An environment: the globals of one script for one connection, recipient or call, as the hook's
+ * row in hooks.def says.  Opaque; NULL when no provider is registered. */
 struct hook_env;
 
 /* Steps of the decision ledger that the calls of one session or message leave behind. */
@@ -85,20 +85,21 @@ enum hook_outcome {
 struct hook_call {
     enum hook_id id;
     struct hook_env *env;
-    struct arena *arena;        /* of arguments and results */
+    struct arena *arena; /* of arguments and results */
     const struct hval *args;
     unsigned nargs;
-    struct hval results[10];    /* spec 5.3 has up to ten */
+    struct hval results[10]; /* spec 5.3 has up to ten */
     unsigned nresults;
-    struct hook_steps *steps;   /* NULL: do not record */
-    struct str message;         /* the raw message for VPOP3.GetMessageLines and -Part; stays valid
-                                   for the call; p == NULL: none */
-    uint64_t deadline;          /* loop_ns() at which the call has to end; 0: as the settings say */
+    struct hook_steps *steps; /* NULL: do not record */
+    struct str message;       /* the raw message for VPOP3.GetMessageLines and -Part; stays valid
+                                 for the call; p == NULL: none */
+    uint64_t deadline;        /* loop_ns() at which the call has to end; 0: as the settings say */
     uint64_t message_id, message_hash; /* for the watchdog: whose message, hash of its start */
 };
 
 struct hook_provider {
-    /* `script`: base name such as "smtpsvr"; `user`: account name for per-user scripts, or empty. */
+    /* `script`: base name such as "smtpsvr"; `user`: account name for per-user scripts, or empty.
+     */
     struct hook_env *(*env_new)(const char *script, struct str user);
     void (*env_free)(struct hook_env *env);
     /* The global as scripts see it.  get: copies into the arena. */
@@ -128,7 +129,7 @@ struct hook_info {
     const char *name;   /* SMTPSVR.DoMAILFROM */
     const char *script; /* smtpsvr */
     const char *function;
-    const char *life;   /* connection, run, recipient, call, permanent */
+    const char *life; /* connection, run, recipient, call, permanent */
     const char *args, *results;
     bool may_await;
     enum hook_fail fail;

@@ -1,5 +1,5 @@
-/* What the tables hooks.def and globals.def say, beyond the rows themselves, and the compact steps of
- * the decision ledger.
+/* What the tables hooks.def and globals.def say, beyond the rows themselves, and the compact steps
+ * of the decision ledger.
  *
  * Invariant: the text of the steps is valid JSON at any time, whatever a script gave as reason. */
 #include "core/hook.h"

@@ -20,7 +20,7 @@ enum {
     CLIENT_SLOTS = 256,  /* a shard: clients with open sessions at once; 16,384 in all */
     LOCKOUT_SLOTS = 256, /* a shard; the oldest gives way */
     KILLERS = 64,
-    BLOCK_SLOTS = 64     /* a shard; the one that ends first gives way */
+    BLOCK_SLOTS = 64 /* a shard; the one that ends first gives way */
 };
 
 /* A client is 16 bytes: IPv4 mapped into IPv6, IPv6 cut to its /64. */
@@ -211,8 +211,7 @@ int shm_session_enter(unsigned service, const struct sockaddr_storage *peer, uns
     struct shard *sh = shard_of(addr);
     lock(&sh->lock);
     struct client_slot *c = client_find(sh, addr, service, true);
-    if (c == NULL || c->total == UINT16_MAX ||
-        (max_client > 0 && c->total >= max_client)) {
+    if (c == NULL || c->total == UINT16_MAX || (max_client > 0 && c->total >= max_client)) {
         unlock(&sh->lock);
         return 2;
     }

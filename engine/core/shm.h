@@ -40,13 +40,14 @@ bool shm_lockout(struct str name, struct str peer, unsigned max_failures, unsign
 void shm_login_failed(struct str name, struct str peer, unsigned minutes);
 void shm_login_ok(struct str name, struct str peer);
 
-/* --- block list: clients that no service talks to (IPv6 by /64).  In memory: a restart forgets it. */
+/* --- block list: clients that no service talks to (IPv6 by /64).  In memory: a restart forgets it.
+ */
 /* `minutes` 0 lifts the block.  False: the table is full of longer ones. */
 bool shm_block(const struct sockaddr_storage *peer, unsigned minutes);
 bool shm_blocked(const struct sockaddr_storage *peer);
 
 /* --- watchdog: what each process is doing. */
-void shm_beat(void);                     /* a loop turn */
+void shm_beat(void); /* a loop turn */
 uint64_t shm_beats(unsigned column);
 /* Hook, script and message under way; empty to clear.  `hash`: of sender, recipients and the first
  * 64 KB of the message. */
@@ -56,7 +57,8 @@ struct shm_doing {
     uint64_t message, hash;
 };
 struct shm_doing shm_doing_of(unsigned column);
-/* Counts a kill for the message and for the hook; returns the hook's kills over different messages. */
+/* Counts a kill for the message and for the hook; returns the hook's kills over different messages.
+ */
 unsigned shm_count_kill(const struct shm_doing *d);
 bool shm_is_killer(uint64_t hash); /* two kills: accept into hold, unscanned, without hooks */
 bool shm_is_switched_off(const char *hook, const char *script);

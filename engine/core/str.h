@@ -54,14 +54,14 @@ static inline bool ascii_digit(char c)
 }
 
 bool str_eq(struct str a, struct str b);
-bool str_eqi(struct str a, struct str b);       /* without case */
-bool str_eqz(struct str a, const char *z);      /* with a C string */
+bool str_eqi(struct str a, struct str b);  /* without case */
+bool str_eqz(struct str a, const char *z); /* with a C string */
 bool str_eqiz(struct str a, const char *z);
 bool str_starts(struct str s, struct str prefix);
 bool str_startsi(struct str s, struct str prefix);
 bool str_ends(struct str s, struct str suffix);
 bool str_endsi(struct str s, struct str suffix);
-int str_cmp(struct str a, struct str b);        /* byte order */
+int str_cmp(struct str a, struct str b); /* byte order */
 
 /* Offset of the first `c`, of the last `c`, or of the first occurrence of `needle`; -1: none. */
 ptrdiff_t str_chr(struct str s, char c);

@@ -29,8 +29,8 @@ struct task {
     void (*fn)(void *);
     void *arg;
     void *data;
-    bool queued;  /* a wake-up is pending */
-    bool woken;   /* the next park returns at once */
+    bool queued; /* a wake-up is pending */
+    bool woken;  /* the next park returns at once */
     bool cancelled, ended;
     unsigned uses;     /* of the stack */
     struct task *next; /* in the pool */
@@ -84,8 +84,8 @@ static void task_give(struct task *t)
         stack_unmap(t);
         return;
     }
-    /* Keep the top 16 KB resident, give deeper pages back: a rare deep call must not stay paid.  Now and
-     * then is enough, and short tasks come by the thousand. */
+    /* Keep the top 16 KB resident, give deeper pages back: a rare deep call must not stay paid. Now
+     * and then is enough, and short tasks come by the thousand. */
     if (t->uses % 32 == 0)
         madvise(t->stack, TASK_STACK - 16384, MADV_DONTNEED);
     t->next = pool;

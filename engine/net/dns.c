@@ -6,7 +6,8 @@
  * when it comes.  Questions are handed to libunbound on the loop's stack, which is larger than a
  * task's.
  *
- * Answers come as the bytes of a DNS message (RFC 1035 4.1), read here with every length checked. */
+ * Answers come as the bytes of a DNS message (RFC 1035 4.1), read here with every length checked.
+ */
 #include "net/dns.h"
 
 #include "core/limits.h"
@@ -474,8 +475,7 @@ void dns_close(void)
     for (struct lookup *l = lookups, *next; l != NULL; l = next) {
         next = l->next;
         if (l->task != NULL)
-            l->question->rc =
-                err_set(&l->question->err, ERR_TEMP, "%s: DNS was closed", l->name);
+            l->question->rc = err_set(&l->question->err, ERR_TEMP, "%s: DNS was closed", l->name);
         finish(l);
     }
     free(open_servers);

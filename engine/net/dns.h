@@ -1,9 +1,9 @@
 /* DNS questions, asked through libunbound on our own loop: caching, CNAME chains, retries, DNSSEC.
  *
  * Questions are asked in a task and look synchronous; several can be asked at once.  Answers are
- * checked and copied into the caller's arena.  A name that does not exist and a name without records
- * of the type are both NOTFOUND; whatever may go away by itself (SERVFAIL, nobody answers, an answer
- * that DNSSEC proves false) is TEMP. */
+ * checked and copied into the caller's arena.  A name that does not exist and a name without
+ * records of the type are both NOTFOUND; whatever may go away by itself (SERVFAIL, nobody answers,
+ * an answer that DNSSEC proves false) is TEMP. */
 #pragma once
 
 #include "core/arena.h"
@@ -27,14 +27,14 @@ struct dns_record {
 struct dns_answer {
     struct dns_record *records;
     uint32_t count;
-    uint32_t ttl;        /* seconds: the least of all records */
-    bool secure, bogus;  /* DNSSEC: proved, or proved false (then TEMP); neither: not signed */
+    uint32_t ttl;       /* seconds: the least of all records */
+    bool secure, bogus; /* DNSSEC: proved, or proved false (then TEMP); neither: not signed */
 };
 
 /* `servers`: "ip[@port], ip[@port]"; empty: those of /etc/resolv.conf.  `anchor_file`: DNSSEC trust
  * anchors, or empty: nothing is validated.  Called again it does nothing when both are as before;
- * otherwise questions under way end with TEMP and the new servers are asked from then on.  On error all stays
- * as it was.  SYNTAX. */
+ * otherwise questions under way end with TEMP and the new servers are asked from then on.  On error
+ * all stays as it was.  SYNTAX. */
 int dns_open(struct str servers, struct str anchor_file, struct err *e);
 void dns_close(void);
 

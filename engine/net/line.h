@@ -4,9 +4,9 @@
 #include "core/buf.h"
 
 enum line_result {
-    LINE_MORE,     /* no complete line yet */
-    LINE_OK,       /* *line_r is it, without its CRLF (or bare LF); consume *used_r bytes after use */
-    LINE_TOO_LONG  /* more than `max` bytes without a line end */
+    LINE_MORE, /* no complete line yet */
+    LINE_OK,   /* *line_r is it, without its CRLF (or bare LF); consume *used_r bytes after use */
+    LINE_TOO_LONG /* more than `max` bytes without a line end */
 };
 
 /* `bare_lf`: was the line ended by LF without CR? (may be NULL) */

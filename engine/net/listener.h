@@ -7,10 +7,12 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
-/* Opens and binds; "127.0.0.1", "::1", "0.0.0.0", "::" (IPv6 only).  Returns the descriptor or -1. */
+/* Opens and binds; "127.0.0.1", "::1", "0.0.0.0", "::" (IPv6 only).  Returns the descriptor or -1.
+ */
 int listener_open(const char *addr, unsigned port, bool *in_use_r, struct err *e);
 
-/* Could it be opened, and does nobody else listen there?  (Sockets with SO_REUSEPORT would share.) */
+/* Could it be opened, and does nobody else listen there?  (Sockets with SO_REUSEPORT would share.)
+ */
 int listener_probe(const char *addr, unsigned port, bool *in_use_r, struct err *e);
 
 typedef void accept_fn(void *ctx, int fd, const struct sockaddr_storage *peer);

@@ -20,7 +20,9 @@
 
 enum {
     READ_CHUNK = 16384,
-    OUT_CAP = 64 * 1024 * 1024, /* one FETCH response may be a whole message; writers in tasks park long before */
+    OUT_CAP =
+        64 * 1024 *
+        1024, /* one FETCH response may be a whole message; writers in tasks park long before */
     HIGH_WATER = 256 * 1024,
     LOW_WATER = 64 * 1024,
     FINISH_SECONDS = 10,
@@ -390,8 +392,8 @@ static void on_idle(void *ctx)
     tell(s, STREAM_TIMEOUT);
 }
 
-struct stream *stream_new(int fd, const struct sockaddr_storage *peer, size_t in_cap,
-                          stream_fn *fn, void *ctx)
+struct stream *stream_new(int fd, const struct sockaddr_storage *peer, size_t in_cap, stream_fn *fn,
+                          void *ctx)
 {
     struct stream *s = xcalloc(1, sizeof *s);
     socklen_t len = sizeof s->local;

@@ -1,12 +1,12 @@
 /* A byte stream: one TCP connection, plain or TLS, with one callback.
  *
- * The owner gets STREAM_DATA while bytes stand in stream_in(); it consumes what it understands.  Data
- * is not announced while paused (stream_pause), which is how a session holds further commands back
- * while a task works for the one at hand.  Writes are buffered without limit of time but with a cap;
- * past the high-water mark stream_write() in a task parks until the peer has read.
+ * The owner gets STREAM_DATA while bytes stand in stream_in(); it consumes what it understands.
+ * Data is not announced while paused (stream_pause), which is how a session holds further commands
+ * back while a task works for the one at hand.  Writes are buffered without limit of time but with
+ * a cap; past the high-water mark stream_write() in a task parks until the peer has read.
  *
- * After STREAM_CLOSED the stream is dead: the owner calls stream_free.  Nothing is called back after
- * stream_free.  Freeing inside the callback is allowed. */
+ * After STREAM_CLOSED the stream is dead: the owner calls stream_free.  Nothing is called back
+ * after stream_free.  Freeing inside the callback is allowed. */
 #pragma once
 
 #include "core/buf.h"
@@ -17,11 +17,11 @@
 #include <sys/socket.h>
 
 enum stream_event {
-    STREAM_TLS,       /* handshake finished */
-    STREAM_DATA,      /* new bytes in stream_in() */
-    STREAM_DRAINED,   /* everything written has left for the kernel */
-    STREAM_TIMEOUT,   /* nothing was read for the time of stream_timeout() */
-    STREAM_CLOSED     /* peer gone, or an error: stream_error() */
+    STREAM_TLS,     /* handshake finished */
+    STREAM_DATA,    /* new bytes in stream_in() */
+    STREAM_DRAINED, /* everything written has left for the kernel */
+    STREAM_TIMEOUT, /* nothing was read for the time of stream_timeout() */
+    STREAM_CLOSED   /* peer gone, or an error: stream_error() */
 };
 
 struct stream;
@@ -29,8 +29,8 @@ struct tls_ctx;
 typedef void stream_fn(void *ctx, struct stream *s, enum stream_event ev);
 
 /* Takes over an accepted, non-blocking descriptor. */
-struct stream *stream_new(int fd, const struct sockaddr_storage *peer, size_t in_cap,
-                          stream_fn *fn, void *ctx);
+struct stream *stream_new(int fd, const struct sockaddr_storage *peer, size_t in_cap, stream_fn *fn,
+                          void *ctx);
 void stream_free(struct stream **s);
 
 struct buf *stream_in(struct stream *s);
@@ -44,8 +44,8 @@ void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 
 /* Queues bytes; flushed at the end of the turn, so that several writes leave in one packet.  In a
- * task it parks while more than 256 KB wait; -1 once the stream is closed (then nothing more need be
- * done: STREAM_CLOSED has been or will be delivered). */
+ * task it parks while more than 256 KB wait; -1 once the stream is closed (then nothing more need
+ * be done: STREAM_CLOSED has been or will be delivered). */
 int stream_write(struct stream *s, struct str bytes);
 int stream_printf(struct stream *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 size_t stream_unsent(const struct stream *s);

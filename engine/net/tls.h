@@ -15,7 +15,7 @@ int tls_ctx_reload(struct tls_ctx *c, struct err *e);
 void tls_ctx_free(struct tls_ctx **c);
 SSL_CTX *tls_ctx_get(struct tls_ctx *c);
 
-/* Makes a self-signed certificate for `host` (10 years, P-256) unless both files exist; the key file
- * is readable by the owner only.  *made_r: was it made now? */
+/* Makes a self-signed certificate for `host` (10 years, P-256) unless both files exist; the key
+ * file is readable by the owner only.  *made_r: was it made now? */
 int tls_self_signed(const char *cert_file, const char *key_file, const char *host, bool *made_r,
                     struct err *e);

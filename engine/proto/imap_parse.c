@@ -225,7 +225,8 @@ bool imap_nz_number(struct imap_in *in, uint32_t *r)
     return imap_number(in, r) && (*r > 0 || imap_bad(in, "number must not be zero"));
 }
 
-/* What is no modified UTF-7 is taken as it stands: such a name can be asked for, and is not found. */
+/* What is no modified UTF-7 is taken as it stands: such a name can be asked for, and is not found.
+ */
 static bool lenient_name(struct arena *a, struct str wire, struct str *r)
 {
     if (mutf7_decode(a, wire, r))

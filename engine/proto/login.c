@@ -30,8 +30,11 @@ int login_translate(struct str submitted, uint32_t service, struct arena *a, str
 
     if (hook_present(env, HOOK_USERMANAGER_TranslateUsername)) {
         struct hval args[] = {hv_str(str_of(protocol_name(service))), hv_str(submitted)};
-        struct hook_call c = {
-            .id = HOOK_USERMANAGER_TranslateUsername, .env = env, .arena = a, .args = args, .nargs = 2};
+        struct hook_call c = {.id = HOOK_USERMANAGER_TranslateUsername,
+                              .env = env,
+                              .arena = a,
+                              .args = args,
+                              .nargs = 2};
         if (hook_call(&c, e) == HOOK_DONE && c.nresults > 0 && c.results[0].type == HV_STR &&
             c.results[0].s.n > 0)
             name = c.results[0].s;

@@ -24,8 +24,8 @@ struct pop3_session {
     struct timer *renew; /* of the lease */
     bool counted, closing, stopping, renewing, freeing;
     enum pop3_state state;
-    struct str line;     /* the command line at hand, in the command arena */
-    struct arena *cmd;   /* of the command at hand */
+    struct str line;   /* the command line at hand, in the command arena */
+    struct arena *cmd; /* of the command at hand */
     char user[256];
     unsigned failures;
     struct sasl *sasl;
@@ -38,8 +38,7 @@ struct pop3_session {
     bool held_deletes; /* DELE puts on hold instead (spec 2, POP3 service) */
 };
 
-void pop3_reply(struct pop3_session *s, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3)));
+void pop3_reply(struct pop3_session *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* -ERR with the response code that belongs to the error's class (RFC 2449 8, RFC 3206). */
 void pop3_fail(struct pop3_session *s, const struct err *e, const char *text);
 void pop3_close(struct pop3_session *s);

@@ -24,7 +24,8 @@ static void session_free(struct pop3_session *s)
 {
     if (s->freeing)
         return;
-    s->freeing = true; /* giving the lease back waits, and the stream may tell of its end meanwhile */
+    s->freeing =
+        true; /* giving the lease back waits, and the stream may tell of its end meanwhile */
     if (s->renew != NULL)
         timer_stop(s->renew);
     if (s->lease != 0)
@@ -65,7 +66,7 @@ void pop3_reply(struct pop3_session *s, const char *fmt, ...)
 void pop3_fail(struct pop3_session *s, const struct err *e, const char *text)
 {
     static const char *const codes[ERR_CLASS_COUNT] = {
-        [ERR_TEMP] = "[SYS/TEMP] ", [ERR_TIMEOUT] = "[SYS/TEMP] ", [ERR_INTERNAL] = "[SYS/TEMP] ",
+        [ERR_TEMP] = "[SYS/TEMP] ",  [ERR_TIMEOUT] = "[SYS/TEMP] ", [ERR_INTERNAL] = "[SYS/TEMP] ",
         [ERR_LIMIT] = "[SYS/TEMP] ", [ERR_PERM] = "[SYS/PERM] ",
     };
     const char *code = codes[e->cls] ? codes[e->cls] : "";
@@ -89,7 +90,8 @@ static void cmd_capa(struct pop3_session *s, struct str arg)
     stream_printf(s->stream, "SASL %s\r\n", sasl_mechanisms(stream_is_tls(s->stream), plain));
     if (s->svc->tls && !stream_is_tls(s->stream) && s->state == POP3_AUTHORIZATION)
         stream_printf(s->stream, "STLS\r\n");
-    stream_printf(s->stream, "IMPLEMENTATION %.*s\r\n.\r\n", STR_ARG(setting_str("server.product")));
+    stream_printf(s->stream, "IMPLEMENTATION %.*s\r\n.\r\n",
+                  STR_ARG(setting_str("server.product")));
 }
 
 static void cmd_noop(struct pop3_session *s, struct str arg)

@@ -1,5 +1,5 @@
-/* POP3: the transaction and update states.  The session works on a snapshot of UIDs: message numbers
- * stay as they are, and deleting what another client removed meanwhile is no error. */
+/* POP3: the transaction and update states.  The session works on a snapshot of UIDs: message
+ * numbers stay as they are, and deleting what another client removed meanwhile is no error. */
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/loop.h"
@@ -29,7 +29,8 @@ static int load(struct pop3_session *s, struct err *e)
     int rc = view_refs(v, index, v->count, refs, e);
     for (uint32_t i = 0; rc == 0 && i < v->count; i++)
         if (!(v->flags[i] & FLAG_HELD) && !refs[i].gone)
-            s->messages[s->count++] = (struct pop3_message){v->uids[i], refs[i].size, refs[i].head, false};
+            s->messages[s->count++] =
+                (struct pop3_message){v->uids[i], refs[i].size, refs[i].head, false};
     free(index);
     free(refs);
     view_close(&v);
@@ -293,6 +294,7 @@ void pop3_quit(struct pop3_session *s, struct str arg)
     else
         pop3_reply(s, "+OK %.*s POP3 server signing off", STR_ARG(setting_str("server.product")));
     if (removed > 0)
-        log_info("pop3", "%s: %s removed %u messages", stream_peer_text(s->stream), s->name, removed);
+        log_info("pop3", "%s: %s removed %u messages", stream_peer_text(s->stream), s->name,
+                 removed);
     pop3_close(s);
 }

@@ -16,8 +16,8 @@ struct sasl {
     enum mechanism mech;
     uint32_t service;
     const char *peer;
-    bool asked;        /* the empty first challenge was sent */
-    unsigned messages; /* of the client, so far */
+    bool asked;          /* the empty first challenge was sent */
+    unsigned messages;   /* of the client, so far */
     struct arena *arena; /* of the exchange; passwords live in the caller's arena of one step */
     struct str user;
     /* SCRAM */
@@ -176,8 +176,8 @@ static enum sasl_result scram_first(struct sasl *s, struct str in, struct arena 
     struct str mine = base64_encode(a, str_make(random, sizeof random));
     s->nonce = arena_printf(s->arena, "%.*s%.*s", STR_ARG(nonce), STR_ARG(mine));
     struct str salt = base64_encode(a, str_make(s->verifier.salt, sizeof s->verifier.salt));
-    s->server_first = arena_printf(s->arena, "r=%.*s,s=%.*s,i=%u", STR_ARG(s->nonce),
-                                   STR_ARG(salt), s->verifier.iterations);
+    s->server_first = arena_printf(s->arena, "r=%.*s,s=%.*s,i=%u", STR_ARG(s->nonce), STR_ARG(salt),
+                                   s->verifier.iterations);
     *out_r = base64_encode(a, s->server_first);
     return SASL_CONTINUE;
 }
@@ -236,10 +236,9 @@ enum sasl_result sasl_step(struct sasl *s, struct str line, struct arena *a, str
         return SASL_BAD;
     }
     if (s->mech == MECH_LOGIN || s->mech == MECH_PLAIN) {
-        enum sasl_result r = s->mech == MECH_LOGIN
-                                 ? login_step(s, n, in, a, out_r, account_r, e)
-                             : n == 0 ? plain_step(s, in, a, account_r, e)
-                                      : SASL_BAD;
+        enum sasl_result r = s->mech == MECH_LOGIN ? login_step(s, n, in, a, out_r, account_r, e)
+                             : n == 0              ? plain_step(s, in, a, account_r, e)
+                                                   : SASL_BAD;
         if (in.n > 0) /* a password; our copy, made by base64_decode() */
             wipe((char *)in.p, in.n);
         return r;

@@ -1,5 +1,5 @@
-/* SASL server mechanisms: PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 (RFC 5802, 7677), for SMTP, POP3 and
- * IMAP alike.  Base64 framing is done here; the protocol only moves lines. */
+/* SASL server mechanisms: PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 (RFC 5802, 7677), for SMTP, POP3
+ * and IMAP alike.  Base64 framing is done here; the protocol only moves lines. */
 #pragma once
 
 #include "core/arena.h"
@@ -23,7 +23,7 @@ enum sasl_result {
     SASL_BAD,      /* malformed exchange (also "*" = cancelled by the client) */
     SASL_TEMP      /* database away */
 };
-/* `line`: base64 of the client; p == NULL on the first call without an initial response.  Strings of
- * *account_r and *out_r live in `a`.  Runs in a task. */
+/* `line`: base64 of the client; p == NULL on the first call without an initial response.  Strings
+ * of *account_r and *out_r live in `a`.  Runs in a task. */
 enum sasl_result sasl_step(struct sasl *s, struct str line, struct arena *a, struct str *out_r,
                            struct account *account_r, struct err *e);

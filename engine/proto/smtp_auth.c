@@ -80,8 +80,8 @@ void smtp_auth_begin(struct smtp_session *s, struct str arg)
         smtp_bad(s, "503 5.5.1 not during a mail transaction");
         return;
     }
-    if (!s->esmtp || (hook_env_get(s->env, "AuthenticationAllowed", s->cmd, &v) &&
-                      !hv_as_bool(&v, true))) {
+    if (!s->esmtp ||
+        (hook_env_get(s->env, "AuthenticationAllowed", s->cmd, &v) && !hv_as_bool(&v, true))) {
         smtp_bad(s, s->esmtp ? "502 5.5.1 AUTH is not offered" : "503 5.5.1 send EHLO first");
         return;
     }
@@ -91,8 +91,8 @@ void smtp_auth_begin(struct smtp_session *s, struct str arg)
         smtp_bad(s, "501 5.5.4 mechanism missing");
         return;
     }
-    s->sasl = sasl_new(mech, ACCESS_SMTP, stream_peer_text(s->stream), secure,
-                       smtp_plain_allowed(s));
+    s->sasl =
+        sasl_new(mech, ACCESS_SMTP, stream_peer_text(s->stream), secure, smtp_plain_allowed(s));
     if (s->sasl == NULL) {
         if (!secure && (str_eqi(mech, STR("PLAIN")) || str_eqi(mech, STR("LOGIN"))))
             smtp_reply(s, "538 5.7.11 Encryption required for requested authentication mechanism");

@@ -21,8 +21,10 @@ static void ask_max_size(struct smtp_session *s)
     int64_t size = setting_int("smtp.max_message_size");
 
     if (hook_present(s->env, HOOK_SMTPSVR_GetMaxMessageSize)) {
-        struct hook_call c = {.id = HOOK_SMTPSVR_GetMaxMessageSize, .env = s->env,
-                              .arena = s->cmd, .steps = s->steps};
+        struct hook_call c = {.id = HOOK_SMTPSVR_GetMaxMessageSize,
+                              .env = s->env,
+                              .arena = s->cmd,
+                              .steps = s->steps};
         struct err e = ERR_INIT;
         if (hook_call(&c, &e) == HOOK_DONE && c.nresults > 0 && c.results[0].type != HV_NIL)
             size = hv_as_int(&c.results[0], size);
@@ -36,8 +38,8 @@ static bool load_limits(struct smtp_session *s)
 {
     if (!hook_present(s->env, HOOK_SMTPSVR_LoadLimits))
         return true;
-    struct hook_call c = {.id = HOOK_SMTPSVR_LoadLimits, .env = s->env, .arena = s->cmd,
-                          .steps = s->steps};
+    struct hook_call c = {
+        .id = HOOK_SMTPSVR_LoadLimits, .env = s->env, .arena = s->cmd, .steps = s->steps};
     struct err e = ERR_INIT;
     hook_call(&c, &e);
     int64_t all = global_int(s, "MaxSessions", 0), client = global_int(s, "MaxSessionsPerIP", 0);
@@ -113,8 +115,7 @@ static struct hval capabilities(struct smtp_session *s)
     bool auth = !hook_env_get(s->env, "AuthenticationAllowed", a, &v) || hv_as_bool(&v, true);
 
     hv_push(a, &caps, hv_str(STR("PIPELINING")));
-    hv_push(a, &caps,
-            hv_str(arena_printf(a, "SIZE %llu", (unsigned long long)s->max_size)));
+    hv_push(a, &caps, hv_str(arena_printf(a, "SIZE %llu", (unsigned long long)s->max_size)));
     hv_push(a, &caps, hv_str(STR("8BITMIME")));
     hv_push(a, &caps, hv_str(STR("SMTPUTF8")));
     hv_push(a, &caps, hv_str(STR("CHUNKING")));
@@ -173,8 +174,12 @@ static void cmd_hello(struct smtp_session *s, struct str arg, bool extended)
     }
     struct hval caps = capabilities(s);
     if (hook_present(s->env, HOOK_SMTPSVR_GetEHLOCapabilities)) {
-        struct hook_call c = {.id = HOOK_SMTPSVR_GetEHLOCapabilities, .env = s->env,
-                              .arena = s->cmd, .args = &caps, .nargs = 1, .steps = s->steps};
+        struct hook_call c = {.id = HOOK_SMTPSVR_GetEHLOCapabilities,
+                              .env = s->env,
+                              .arena = s->cmd,
+                              .args = &caps,
+                              .nargs = 1,
+                              .steps = s->steps};
         struct err e = ERR_INIT;
         if (hook_call(&c, &e) == HOOK_DONE && c.nresults > 0 && c.results[0].type == HV_LIST)
             caps = c.results[0];
@@ -268,9 +273,9 @@ static void cmd_mail(struct smtp_session *s, struct str arg)
         smtp_reply(s, "452 4.3.1 insufficient system storage, try again later");
         return;
     }
-    unsigned most = (unsigned)setting_int(s->authenticated || s->relay
-                                              ? "smtp.max_messages_per_local_session"
-                                              : "smtp.max_messages_per_session");
+    unsigned most =
+        (unsigned)setting_int(s->authenticated || s->relay ? "smtp.max_messages_per_local_session"
+                                                           : "smtp.max_messages_per_session");
     if (most > 0 && s->messages >= most) {
         smtp_reply(s, "421 4.7.0 %s too many messages in this session", smtp_host_name());
         smtp_close(s);
@@ -280,8 +285,8 @@ static void cmd_mail(struct smtp_session *s, struct str arg)
     bool utf8 = has_param(gt < 0 ? STR("") : str_from(rest, (size_t)gt + 1), STR("SMTPUTF8"));
     if (smtp_path_parse(s->cmd, &rest, PATH_NULL | (utf8 ? PATH_UTF8 : 0), &path, &e) != 0) {
         char text[300];
-        snprintf(text, sizeof text, "%s %s",
-                 utf8 || str_ascii(arg) ? "501 5.1.7" : "553 5.6.7", e.text);
+        snprintf(text, sizeof text, "%s %s", utf8 || str_ascii(arg) ? "501 5.1.7" : "553 5.6.7",
+                 e.text);
         smtp_bad(s, text);
         return;
     }
@@ -337,7 +342,8 @@ static bool notify_valid(struct str v)
     return true;
 }
 
-static bool rcpt_param(struct smtp_session *s, struct smtp_rcpt *r, struct str key, struct str value)
+static bool rcpt_param(struct smtp_session *s, struct smtp_rcpt *r, struct str key,
+                       struct str value)
 {
     if (setting_bool("smtp.disable_dsn"))
         return false;
@@ -387,8 +393,12 @@ static void log_blocked(struct smtp_session *s, struct str address)
     struct hval list = hv_list();
     struct err e = ERR_INIT;
     hv_push(s->cmd, &list, hv_str(address));
-    struct hook_call c = {.id = HOOK_SMTPSVR_LogRecipientsBlocked, .env = s->env, .arena = s->cmd,
-                          .args = &list, .nargs = 1, .steps = s->tx.steps};
+    struct hook_call c = {.id = HOOK_SMTPSVR_LogRecipientsBlocked,
+                          .env = s->env,
+                          .arena = s->cmd,
+                          .args = &list,
+                          .nargs = 1,
+                          .steps = s->tx.steps};
     hook_call(&c, &e);
 }
 
@@ -408,7 +418,8 @@ static void cmd_rcpt(struct smtp_session *s, struct str arg)
         smtp_bad(s, "503 5.5.1 need MAIL first");
         return;
     }
-    if (smtp_path_parse(s->cmd, &rest, s->tx.smtputf8 ? PATH_UTF8 : 0, &path, &e) != 0 || path.address.n == 0) {
+    if (smtp_path_parse(s->cmd, &rest, s->tx.smtputf8 ? PATH_UTF8 : 0, &path, &e) != 0 ||
+        path.address.n == 0) {
         char text[300];
         snprintf(text, sizeof text, "%s %s",
                  s->tx.smtputf8 || str_ascii(arg) ? "501 5.1.3" : "553 5.6.7",
@@ -421,9 +432,8 @@ static void cmd_rcpt(struct smtp_session *s, struct str arg)
         smtp_bad(s, "550 5.1.3 addresses with routing characters are not accepted");
         return;
     }
-    unsigned most = (unsigned)setting_int(s->authenticated || s->relay
-                                              ? "smtp.max_recipients_local"
-                                              : "smtp.max_recipients");
+    unsigned most = (unsigned)setting_int(s->authenticated || s->relay ? "smtp.max_recipients_local"
+                                                                       : "smtp.max_recipients");
     if (most == 0 || most > RECIPIENTS_MAX)
         most = RECIPIENTS_MAX;
     if (++s->tx.rcpt_commands > most) {
@@ -463,8 +473,7 @@ static void cmd_rcpt(struct smtp_session *s, struct str arg)
     hv_put(s->cmd, &f, "recipient", hv_str(r.address));
     hv_put(s->cmd, &f, "kind", hv_str(kind_of(&r)));
     hv_put(s->cmd, &f, "sender", hv_str(s->tx.sender));
-    hv_put(s->cmd, &f, "may_send_remote",
-           hv_bool(!s->authenticated || s->account.may_send_remote));
+    hv_put(s->cmd, &f, "may_send_remote", hv_bool(!s->authenticated || s->account.may_send_remote));
     if (!smtp_guard(s, HOOK_GUARD_rcpt, f)) {
         log_blocked(s, r.address);
         if (++s->errors >= (unsigned)setting_int("smtp.max_errors")) {
@@ -543,8 +552,9 @@ static void cmd_help(struct smtp_session *s, struct str arg)
     struct hval args[] = {hv_str(arg)};
     struct str said;
     if (smtp_hook_reply(s, HOOK_SMTPSVR_DoHELP, args, 1, &said, NULL))
-        smtp_answer(s, said, "214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN AUTH STARTTLS "
-                      "HELP QUIT");
+        smtp_answer(s, said,
+                    "214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN AUTH STARTTLS "
+                    "HELP QUIT");
 }
 
 static void cmd_quit(struct smtp_session *s, struct str arg)
@@ -635,10 +645,10 @@ static const struct {
     const char *verb;
     void (*fn)(struct smtp_session *, struct str arg);
 } commands[] = {
-    {"HELO", cmd_helo}, {"EHLO", cmd_ehlo}, {"MAIL", cmd_mail},         {"RCPT", cmd_rcpt},
-    {"DATA", cmd_data}, {"BDAT", cmd_bdat}, {"RSET", cmd_rset},         {"NOOP", cmd_noop},
-    {"HELP", cmd_help}, {"QUIT", cmd_quit}, {"VRFY", cmd_vrfy},         {"EXPN", cmd_expn},
-    {"AUTH", smtp_auth_begin},              {"STARTTLS", cmd_starttls},
+    {"HELO", cmd_helo},        {"EHLO", cmd_ehlo},         {"MAIL", cmd_mail}, {"RCPT", cmd_rcpt},
+    {"DATA", cmd_data},        {"BDAT", cmd_bdat},         {"RSET", cmd_rset}, {"NOOP", cmd_noop},
+    {"HELP", cmd_help},        {"QUIT", cmd_quit},         {"VRFY", cmd_vrfy}, {"EXPN", cmd_expn},
+    {"AUTH", smtp_auth_begin}, {"STARTTLS", cmd_starttls},
 };
 
 void smtp_command(struct smtp_session *s, struct str line)

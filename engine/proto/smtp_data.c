@@ -1,5 +1,5 @@
-/* SMTP: the bytes of a message, from DATA (RFC 5321 4.5.2) or BDAT (RFC 3030), into a header section
- * in memory and a staged body.
+/* SMTP: the bytes of a message, from DATA (RFC 5321 4.5.2) or BDAT (RFC 3030), into a header
+ * section in memory and a staged body.
  *
  * A line ends with CRLF and with nothing else: a bare CR or LF is never a line end here, so the end
  * mark cannot be smuggled, and a message that holds one is refused.  After a fault the rest of the
@@ -34,8 +34,8 @@ static void intake_open(struct smtp_session *s)
     stream_in_cap(s->stream, IN_CAP);
     smtp_publish_rcpts(s);
     if (hook_present(s->env, HOOK_SMTPSVR_StartMessage)) {
-        struct hook_call c = {.id = HOOK_SMTPSVR_StartMessage, .env = s->env, .arena = s->cmd,
-                              .steps = s->tx.steps};
+        struct hook_call c = {
+            .id = HOOK_SMTPSVR_StartMessage, .env = s->env, .arena = s->cmd, .steps = s->tx.steps};
         struct err e = ERR_INIT;
         hook_call(&c, &e);
         smtp_hooks_sync(s);
@@ -59,8 +59,8 @@ static void add_body(struct smtp_intake *in, struct str bytes)
         in->failed = true;
 }
 
-/* Does a header section end before this line?  An empty line ends it; so does a line that is neither
- * a field nor a continuation, which then belongs to the body. */
+/* Does a header section end before this line?  An empty line ends it; so does a line that is
+ * neither a field nor a continuation, which then belongs to the body. */
 static bool ends_head(const struct smtp_intake *in, struct str line, bool *empty_r)
 {
     *empty_r = line.n == 0;
@@ -74,7 +74,8 @@ static bool ends_head(const struct smtp_intake *in, struct str line, bool *empty
     for (ptrdiff_t i = 0; i < colon; i++) {
         unsigned char c = (unsigned char)line.p[i];
         if (c < 33 || c > 126) /* RFC 5322 2.2; white space before the colon is seen in the wild */
-            return !(i > 0 && (c == ' ' || c == '\t') && str_trim(str_make(line.p + i, (size_t)(colon - i))).n == 0);
+            return !(i > 0 && (c == ' ' || c == '\t') &&
+                     str_trim(str_make(line.p + i, (size_t)(colon - i))).n == 0);
     }
     return false;
 }
@@ -104,8 +105,8 @@ static void take_line(struct smtp_session *s, struct str line)
 static bool hook_line(struct smtp_session *s, enum hook_id id, struct str *line, struct arena *a)
 {
     struct hval args[] = {hv_str(*line)};
-    struct hook_call c = {.id = id, .env = s->env, .arena = a, .args = args, .nargs = 1,
-                          .steps = s->tx.steps};
+    struct hook_call c = {
+        .id = id, .env = s->env, .arena = a, .args = args, .nargs = 1, .steps = s->tx.steps};
     struct err e = ERR_INIT;
     bool keep = true;
 

@@ -1,7 +1,7 @@
-/* SMTP: a complete message.  Runs the hooks of its end, decides where it goes, stores it in the group
- * commit and sends the one reply.  Nothing is acknowledged before the commit. */
-#include "core/limits.h"
+/* SMTP: a complete message.  Runs the hooks of its end, decides where it goes, stores it in the
+ * group commit and sends the one reply.  Nothing is acknowledged before the commit. */
 #include "core/json.h"
+#include "core/limits.h"
 #include "core/log.h"
 #include "core/loop.h"
 #include "core/shm.h"
@@ -71,9 +71,8 @@ static void add_remote(struct delivery *d, const struct smtp_rcpt *r, struct str
         d->remotes = v;
         d->remote_room = room;
     }
-    d->remotes[d->remote_count++] =
-        (struct deliver_remote){.head = 1, .recipient = address, .route = route,
-                                .notify = r->notify, .orcpt = r->orcpt};
+    d->remotes[d->remote_count++] = (struct deliver_remote){
+        .head = 1, .recipient = address, .route = route, .notify = r->notify, .orcpt = r->orcpt};
 }
 
 static int deliver_address(struct delivery *d, const struct smtp_rcpt *r, struct str address,
@@ -105,8 +104,13 @@ static void redirect_map(struct hook_env *env, struct arena *a, const char *name
 static struct hook_call end_call(struct delivery *d, enum hook_id id, struct hook_env *env,
                                  const struct hval *args, unsigned nargs)
 {
-    return (struct hook_call){.id = id, .env = env, .arena = d->a, .args = args, .nargs = nargs,
-                              .steps = d->s->tx.steps, .deadline = d->s->hook_deadline,
+    return (struct hook_call){.id = id,
+                              .env = env,
+                              .arena = d->a,
+                              .args = args,
+                              .nargs = nargs,
+                              .steps = d->s->tx.steps,
+                              .deadline = d->s->hook_deadline,
                               .message_hash = d->hash};
 }
 
@@ -170,10 +174,13 @@ static struct hval global(struct hook_env *env, const char *name, struct arena *
 static struct redirect run_redirect(struct delivery *d, const struct account *acc)
 {
     struct smtp_session *s = d->s;
-    struct redirect r = {
-        .assistants = acc->assistant, .forwards = acc->forward,
-        .redirect_to_assistant = acc->redirect_assistant, .use_forwards = acc->use_forward,
-        .should_forward = true, .big_target = STR(""), .small_target = STR("")};
+    struct redirect r = {.assistants = acc->assistant,
+                         .forwards = acc->forward,
+                         .redirect_to_assistant = acc->redirect_assistant,
+                         .use_forwards = acc->use_forward,
+                         .should_forward = true,
+                         .big_target = STR(""),
+                         .small_target = STR("")};
     if (!account_redirect(acc->big_redirect, &r.big_kb, &r.big_copy, &r.big_target))
         r.big_target = STR("");
     if (!account_redirect(acc->small_redirect, &r.small_kb, &r.small_copy, &r.small_target))
@@ -245,8 +252,8 @@ static bool sender_in_list(struct str list, struct str sender)
     while (list.p != NULL && list.n > 0) {
         struct str one = str_trim(str_cut(&list, ';'));
         ptrdiff_t at = str_rchr(sender, '@');
-        if (one.n > 0 && (str_eqi(one, sender) ||
-                          (at > 0 && str_eqi(one, str_head(sender, (size_t)at)))))
+        if (one.n > 0 &&
+            (str_eqi(one, sender) || (at > 0 && str_eqi(one, str_head(sender, (size_t)at)))))
             return true;
     }
     return false;
@@ -372,7 +379,8 @@ static unsigned hops(struct str head)
     return n;
 }
 
-/* The header section as submitted by a user: Bcc removed, Date and Message-ID added (RFC 6409 8). */
+/* The header section as submitted by a user: Bcc removed, Date and Message-ID added (RFC 6409 8).
+ */
 static struct str submission_head(struct smtp_session *s, struct str head, struct arena *a)
 {
     struct buf b;
@@ -571,7 +579,11 @@ static bool process_message(struct smtp_session *s, struct delivery *d, struct o
     struct str subject = header_value(a, head, "Subject");
     struct hval args[] = {hv_str(s->tx.sender),
                           hv_str(subject.p ? word_decode(a, subject) : STR("")),
-                          rcpt_list(s, a), actions, mime, hv_int((int64_t)s->in.size), attachments};
+                          rcpt_list(s, a),
+                          actions,
+                          mime,
+                          hv_int((int64_t)s->in.size),
+                          attachments};
     struct hook_call c = end_call(d, HOOK_SMTPSVR_ProcessMessage, s->env, args, 7);
     char *whole = xmalloc(head.n + body.n + 2);
     memcpy(whole, head.p, head.n);
@@ -646,8 +658,12 @@ static void monitor_bcc(struct smtp_session *s, struct delivery *d)
     }
     if (bccs.v.count == 0)
         return;
-    struct hook_call c = {.id = HOOK_SMTPSVR_MonitorBcc, .env = s->env, .arena = a, .args = &bccs,
-                          .nargs = 1, .steps = s->tx.steps};
+    struct hook_call c = {.id = HOOK_SMTPSVR_MonitorBcc,
+                          .env = s->env,
+                          .arena = a,
+                          .args = &bccs,
+                          .nargs = 1,
+                          .steps = s->tx.steps};
     if (hook_call(&c, &e) != HOOK_DONE || c.nresults == 0 || c.results[0].type != HV_LIST)
         return;
     for (uint32_t i = 0; i < c.results[0].v.count; i++)
@@ -756,11 +772,10 @@ static int commit(struct smtp_session *s, struct delivery *d, const struct outco
 
     if (s->authenticated || s->svc->kind == SERVICE_SUBMISSION)
         head = submission_head(s, head, a);
-    struct str return_path =
-        arena_printf(a, "Return-Path: <%.*s>\r\n", STR_ARG(s->tx.sender));
-    struct str ours[2] = {arena_printf(a, "%.*s%.*s%.*s", STR_ARG(return_path), STR_ARG(received),
-                                       STR_ARG(added)),
-                          arena_printf(a, "%.*s%.*s", STR_ARG(received), STR_ARG(added))};
+    struct str return_path = arena_printf(a, "Return-Path: <%.*s>\r\n", STR_ARG(s->tx.sender));
+    struct str ours[2] = {
+        arena_printf(a, "%.*s%.*s%.*s", STR_ARG(return_path), STR_ARG(received), STR_ARG(added)),
+        arena_printf(a, "%.*s%.*s", STR_ARG(received), STR_ARG(added))};
     for (int i = 0; i < 2; i++) {
         char *p = arena_alloc(a, ours[i].n + head.n + 2);
         memcpy(p, ours[i].p, ours[i].n);
@@ -819,8 +834,11 @@ static void after_commit(struct smtp_session *s, struct delivery *d)
              STR_ARG(s->authenticated ? s->account.name : STR("")));
     if (hook_present(s->env, HOOK_SMTPSVR_LogRecipients)) {
         struct hval args[] = {rcpt_list(s, d->a)};
-        struct hook_call c = {.id = HOOK_SMTPSVR_LogRecipients, .env = s->env, .arena = d->a,
-                              .args = args, .nargs = 1};
+        struct hook_call c = {.id = HOOK_SMTPSVR_LogRecipients,
+                              .env = s->env,
+                              .arena = d->a,
+                              .args = args,
+                              .nargs = 1};
         hook_call(&c, &e);
     }
 }
@@ -847,7 +865,8 @@ static bool apply_rbl(struct delivery *d, struct outcome *o)
     return true;
 }
 
-/* A message that killed workers is kept, but neither shown nor sent until an administrator looks. */
+/* A message that killed workers is kept, but neither shown nor sent until an administrator looks.
+ */
 static void hold_all(struct delivery *d)
 {
     log_error("smtp", "%.*s: workers died over this message twice: accepted on hold, without hooks",
@@ -863,8 +882,7 @@ void smtp_deliver(struct smtp_session *s)
     struct delivery d = {.s = s, .a = arena_new(4096)};
     struct outcome o = {.header_modifiers = HV_NONE};
     struct err e = ERR_INIT;
-    s->hook_deadline =
-        loop_ns() + (uint64_t)setting_int("script.message_seconds") * 1000000000u;
+    s->hook_deadline = loop_ns() + (uint64_t)setting_int("script.message_seconds") * 1000000000u;
     d.hash = message_hash(s);
     d.killer = shm_is_killer(d.hash);
     bool ok = check_intake(s) && (d.killer || end_hooks(s, &d, &o));
@@ -881,8 +899,9 @@ void smtp_deliver(struct smtp_session *s)
     if (ok && d.killer)
         hold_all(&d);
     if (ok && commit(s, &d, &o, &e) != 0) {
-        smtp_fail(s, &e, e.cls == ERR_LIMIT ? "not enough storage, try again later"
-                                            : "message could not be stored, try again later");
+        smtp_fail(s, &e,
+                  e.cls == ERR_LIMIT ? "not enough storage, try again later"
+                                     : "message could not be stored, try again later");
         ok = false;
     }
     if (ok) {

@@ -94,7 +94,11 @@ void smtp_publish_rcpts(struct smtp_session *s)
 bool smtp_hook_reply(struct smtp_session *s, enum hook_id id, const struct hval *args,
                      unsigned nargs, struct str *said_r, struct hook_call *call_r)
 {
-    struct hook_call c = {.id = id, .env = s->env, .arena = s->cmd, .args = args, .nargs = nargs,
+    struct hook_call c = {.id = id,
+                          .env = s->env,
+                          .arena = s->cmd,
+                          .args = args,
+                          .nargs = nargs,
                           .steps = s->tx.open ? s->tx.steps : s->steps,
                           .deadline = s->hook_deadline};
     struct err e = ERR_INIT;
@@ -137,12 +141,12 @@ void smtp_answer(struct smtp_session *s, struct str said, const char *normal)
         smtp_reply(s, "%s", normal);
 }
 
-/* --- the guard's rules when no script layer is registered; lua/guard.lua decides the same otherwise. */
+/* --- the guard's rules when no script layer is registered; lua/guard.lua decides the same
+ * otherwise. */
 static struct str guard_default(enum hook_id id, const struct hval *f)
 {
     if (id == HOOK_GUARD_connect)
-        return hv_get_bool(f, "valid_client", true) ? STR("")
-                                                    : STR("554 5.7.1 access not allowed");
+        return hv_get_bool(f, "valid_client", true) ? STR("") : STR("554 5.7.1 access not allowed");
     if (id == HOOK_GUARD_mail) {
         if (hv_get_bool(f, "tls_required", false) && !hv_get_bool(f, "tls", false))
             return STR("530 5.7.0 Must issue a STARTTLS command first");
@@ -155,8 +159,7 @@ static struct str guard_default(enum hook_id id, const struct hval *f)
         return STR("");
     }
     if (id == HOOK_GUARD_rcpt) {
-        bool trusted =
-            hv_get_bool(f, "authenticated", false) || hv_get_bool(f, "relay", false);
+        bool trusted = hv_get_bool(f, "authenticated", false) || hv_get_bool(f, "relay", false);
         struct str kind = hv_get_str(f, "kind", STR("unknown"));
         if (str_eq(kind, STR("unknown")))
             return STR("550 5.1.1 User unknown");
@@ -172,7 +175,11 @@ static struct str guard_default(enum hook_id id, const struct hval *f)
 bool smtp_guard(struct smtp_session *s, enum hook_id id, struct hval facts)
 {
     struct hval args[] = {facts};
-    struct hook_call c = {.id = id, .env = s->guard, .arena = s->cmd, .args = args, .nargs = 1,
+    struct hook_call c = {.id = id,
+                          .env = s->guard,
+                          .arena = s->cmd,
+                          .args = args,
+                          .nargs = 1,
                           .steps = s->tx.open ? s->tx.steps : s->steps};
     struct err e = ERR_INIT;
     struct str reply = STR("");
@@ -237,12 +244,15 @@ int smtp_route(struct smtp_session *s, struct str address, struct smtp_rcpt *r, 
         struct hval session = hv_map();
         hv_put(s->cmd, &session, "local_sender", hv_bool(local_sender));
         hv_put(s->cmd, &session, "authenticated", hv_bool(s->authenticated));
-        hv_put(s->cmd, &session, "user",
-               hv_str(s->authenticated ? s->account.name : STR("")));
+        hv_put(s->cmd, &session, "user", hv_str(s->authenticated ? s->account.name : STR("")));
         hv_put(s->cmd, &session, "peer", hv_str(str_of(stream_peer_text(s->stream))));
         struct hval args[] = {hv_str(address), session};
-        struct hook_call c = {.id = HOOK_ROUTING_resolve, .env = s->routing, .arena = s->cmd,
-                              .args = args, .nargs = 2, .steps = s->tx.steps,
+        struct hook_call c = {.id = HOOK_ROUTING_resolve,
+                              .env = s->routing,
+                              .arena = s->cmd,
+                              .args = args,
+                              .nargs = 2,
+                              .steps = s->tx.steps,
                               .deadline = s->hook_deadline};
         switch (hook_call(&c, e)) {
         case HOOK_DONE:
@@ -263,9 +273,10 @@ int smtp_route(struct smtp_session *s, struct str address, struct smtp_rcpt *r, 
     r->targets = ARENA_ARRAY(a, struct smtp_target, n);
     r->target_count = n;
     for (uint32_t i = 0; i < n; i++) {
-        static const enum smtp_target_kind kinds[] = {
-            [RESOLVE_LOCAL] = TARGET_LOCAL, [RESOLVE_REMOTE] = TARGET_REMOTE,
-            [RESOLVE_UNKNOWN] = TARGET_UNKNOWN, [RESOLVE_DISCARD] = TARGET_DISCARD};
+        static const enum smtp_target_kind kinds[] = {[RESOLVE_LOCAL] = TARGET_LOCAL,
+                                                      [RESOLVE_REMOTE] = TARGET_REMOTE,
+                                                      [RESOLVE_UNKNOWN] = TARGET_UNKNOWN,
+                                                      [RESOLVE_DISCARD] = TARGET_DISCARD};
         r->targets[i] = (struct smtp_target){.kind = kinds[v[i].what], .route = v[i].route};
         if (v[i].what == RESOLVE_LOCAL)
             r->targets[i].user = v[i].address;

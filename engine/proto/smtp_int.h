@@ -50,21 +50,21 @@ struct smtp_transaction {
 
 /* The message while it arrives. */
 struct smtp_intake {
-    struct buf head;    /* header section as received, without the empty line */
+    struct buf head; /* header section as received, without the empty line */
     struct stage *body;
-    uint64_t size;      /* octets of the message so far (RFC 1870) */
-    bool in_head;       /* the empty line has not come yet */
-    bool bol;           /* at the beginning of a line */
-    bool last_cr;       /* the byte before was CR */
-    bool bare;          /* a bare CR or LF was seen */
+    uint64_t size; /* octets of the message so far (RFC 1870) */
+    bool in_head;  /* the empty line has not come yet */
+    bool bol;      /* at the beginning of a line */
+    bool last_cr;  /* the byte before was CR */
+    bool bare;     /* a bare CR or LF was seen */
     bool line_too_long, too_big, head_too_big, dropped;
-    size_t line_bytes;  /* of the line at hand */
-    size_t longest;     /* line so far, with its line end */
-    struct buf line;    /* the line at hand, while header or line hooks need it whole */
+    size_t line_bytes; /* of the line at hand */
+    size_t longest;    /* line so far, with its line end */
+    struct buf line;   /* the line at hand, while header or line hooks need it whole */
     bool raw_hook, line_hook;
     uint64_t bdat_left;
     bool bdat_last, bdat_refused;
-    struct err err;     /* staging failed: answered at the end */
+    struct err err; /* staging failed: answered at the end */
     bool failed;
 };
 
@@ -87,7 +87,7 @@ struct smtp_session {
     struct arena *cmd;   /* of the command at hand */
     struct hook_env *env, *routing, *guard;
     struct hook_steps *steps; /* of the session, outside transactions */
-    struct str helo; /* in helo_text */
+    struct str helo;          /* in helo_text */
     char helo_text[256];
     struct str reverse; /* name by DNS, confirmed forwards, or empty */
     struct smtp_rbl rbl;
@@ -117,9 +117,9 @@ const char *smtp_host_name(void);
 
 /* smtp_hook.c: SMTPSVR hooks */
 void smtp_hooks_open(struct smtp_session *s);
-/* Calls a hook that returns a reply line.  False: its 4xx or 5xx (or the hook's fail mode) was sent.
- * Else *said_r is the 2xx or 3xx the script wants in place of the normal reply, or empty: the caller
- * sends it with smtp_answer() once the guard has agreed. */
+/* Calls a hook that returns a reply line.  False: its 4xx or 5xx (or the hook's fail mode) was
+ * sent. Else *said_r is the 2xx or 3xx the script wants in place of the normal reply, or empty: the
+ * caller sends it with smtp_answer() once the guard has agreed. */
 bool smtp_hook_reply(struct smtp_session *s, enum hook_id id, const struct hval *args,
                      unsigned nargs, struct str *said_r, struct hook_call *call_r);
 void smtp_answer(struct smtp_session *s, struct str said, const char *normal);

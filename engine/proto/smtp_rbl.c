@@ -1,9 +1,9 @@
-/* SMTP: what DNS says about a client at its greeting: its name, confirmed forwards (RFC 8601 3), and
- * the block lists it stands in (RFC 5782; spec 2 'Realtime Blacklist Rules').
+/* SMTP: what DNS says about a client at its greeting: its name, confirmed forwards (RFC 8601 3),
+ * and the block lists it stands in (RFC 5782; spec 2 'Realtime Blacklist Rules').
  *
  * The lists are asked at the greeting, all at once, and the decision is applied at MAIL and at the
- * end of a message, to clients that have not signed in: people whose provider's addresses stand in a
- * list sign in and send.  No answer in time means not listed. */
+ * end of a message, to clients that have not signed in: people whose provider's addresses stand in
+ * a list sign in and send.  No answer in time means not listed. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "core/log.h"
 #include "core/loop.h"
@@ -226,8 +226,7 @@ static void tell_script(struct smtp_session *s, const struct finding *found, uns
     for (unsigned i = 0; i < n; i++) {
         struct hval one = hv_map();
         hv_put(s->cmd, &one, "address", hv_str(found[i].address));
-        hv_put(s->cmd, &one, "text",
-               hv_str(v[i].rc == 0 ? v[i].answer.records[0].text : STR("")));
+        hv_put(s->cmd, &one, "text", hv_str(v[i].rc == 0 ? v[i].answer.records[0].text : STR("")));
         hv_put(s->cmd, &one, "score", hv_int(found[i].listed));
         hv_put(s->cmd, &info, found[i].zone->name.p, one);
     }
@@ -257,9 +256,9 @@ static void react(struct smtp_session *s, struct str zone)
     hook_steps_add(s->steps, "block list", STR(""), "listed", zone, 0);
     if (str_eqi(action, STR("header"))) {
         if (r->header.n == 0)
-            r->header = arena_printf(
-                s->arena, "X-RBLFound: Sender address %s found in RBL entry on %.*s", peer,
-                STR_ARG(zone));
+            r->header =
+                arena_printf(s->arena, "X-RBLFound: Sender address %s found in RBL entry on %.*s",
+                             peer, STR_ARG(zone));
     } else if (str_eqi(action, STR("blackhole"))) {
         r->discard = true;
     } else if (str_eqi(action, STR("redirect")) && setting_str("smtp.rbl_redirect").n > 0) {
@@ -298,8 +297,8 @@ void smtp_rbl_check(struct smtp_session *s)
     hook_env_set(s->env, "RBLRejectMessage", hv_str(r->reject));
     hook_env_set(s->env, "RBLHeader", hv_str(r->header));
     tell_script(s, found, n, until);
-    struct hook_call c = {.id = HOOK_SMTPSVR_RBLResults, .env = s->env, .arena = s->cmd,
-                          .steps = s->steps};
+    struct hook_call c = {
+        .id = HOOK_SMTPSVR_RBLResults, .env = s->env, .arena = s->cmd, .steps = s->steps};
     struct err e = ERR_INIT;
     if (hook_call(&c, &e) != HOOK_DONE)
         return;

@@ -67,10 +67,10 @@ void smtp_bad(struct smtp_session *s, const char *reply)
 void smtp_fail(struct smtp_session *s, const struct err *e, const char *text)
 {
     static const char *const codes[ERR_CLASS_COUNT] = {
-        [ERR_TEMP] = "451 4.3.0",     [ERR_TIMEOUT] = "451 4.3.0", [ERR_INTERNAL] = "451 4.3.0",
-        [ERR_CANCELLED] = "451 4.3.0", [ERR_LIMIT] = "452 4.3.1",   [ERR_QUOTA] = "452 4.2.2",
-        [ERR_DENIED] = "550 5.7.1",   [ERR_NOTFOUND] = "550 5.1.1", [ERR_SYNTAX] = "501 5.5.4",
-        [ERR_PERM] = "554 5.3.0",     [ERR_EXISTS] = "451 4.3.0",
+        [ERR_TEMP] = "451 4.3.0",      [ERR_TIMEOUT] = "451 4.3.0",  [ERR_INTERNAL] = "451 4.3.0",
+        [ERR_CANCELLED] = "451 4.3.0", [ERR_LIMIT] = "452 4.3.1",    [ERR_QUOTA] = "452 4.2.2",
+        [ERR_DENIED] = "550 5.7.1",    [ERR_NOTFOUND] = "550 5.1.1", [ERR_SYNTAX] = "501 5.5.4",
+        [ERR_PERM] = "554 5.3.0",      [ERR_EXISTS] = "451 4.3.0",
     };
     log_info("smtp", "%s: %s: %s", stream_peer_text(s->stream), text, e->text);
     smtp_reply(s, "%s %s", codes[e->cls] ? codes[e->cls] : "451 4.3.0", text);
@@ -86,7 +86,8 @@ void smtp_reset(struct smtp_session *s)
     s->phase = SMTP_COMMAND;
 }
 
-/* A trace id: 13 characters of time and chance, unique enough to grep for on any number of machines. */
+/* A trace id: 13 characters of time and chance, unique enough to grep for on any number of
+ * machines. */
 static struct str trace_id(struct arena *a)
 {
     static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz";
@@ -188,15 +189,15 @@ static bool step(struct smtp_session *s)
     return more;
 }
 
-/* The session is over: End() runs once, then everything is freed.  End() may give the loop a turn, in
- * which the stream tells of its end: `task` says that this is being seen to. */
+/* The session is over: End() runs once, then everything is freed.  End() may give the loop a turn,
+ * in which the stream tells of its end: `task` says that this is being seen to. */
 static void end(struct smtp_session *s)
 {
     s->task = task_self();
     if (!s->ended && s->greeted) {
         s->ended = true;
-        struct hook_call c = {.id = HOOK_SMTPSVR_End, .env = s->env, .arena = s->arena,
-                              .steps = s->steps};
+        struct hook_call c = {
+            .id = HOOK_SMTPSVR_End, .env = s->env, .arena = s->arena, .steps = s->steps};
         struct err e = ERR_INIT;
         if (hook_present(s->env, HOOK_SMTPSVR_End))
             hook_call(&c, &e);
@@ -304,13 +305,11 @@ void smtp_accept(const struct service *svc, int fd, const struct sockaddr_storag
     s->allow_unauth = access.allowed && access.allow_unauth;
     s->valid_client = access.allowed;
     s->relay = s->allow_unauth || access_in_list(setting_str("smtp.relay_networks"), peer);
-    bool privileged =
-        s->allow_unauth || access_in_list(setting_str("smtp.reserved_clients"), peer);
-    int full = shm_session_enter(svc->id, peer, (unsigned)setting_int("smtp.max_sessions"),
-                                 s->allow_unauth
-                                     ? 0
-                                     : (unsigned)setting_int("smtp.max_sessions_per_client"),
-                                 (unsigned)setting_int("smtp.reserved_sessions"), privileged);
+    bool privileged = s->allow_unauth || access_in_list(setting_str("smtp.reserved_clients"), peer);
+    int full = shm_session_enter(
+        svc->id, peer, (unsigned)setting_int("smtp.max_sessions"),
+        s->allow_unauth ? 0 : (unsigned)setting_int("smtp.max_sessions_per_client"),
+        (unsigned)setting_int("smtp.reserved_sessions"), privileged);
     s->counted = full == 0;
     if (shm_blocked(peer)) {
         refuse(s, "421 4.7.0 Server access temporarily blocked! Please try again later");

@@ -1,7 +1,7 @@
 /* mail.cache: values shared by all environments of a process, by copy.
  *
- * The one way in which sessions may know of each other.  Values are copied in and out, so no table is
- * ever shared.  Bounded in entries and bytes: the least recently used go first. */
+ * The one way in which sessions may know of each other.  Values are copied in and out, so no table
+ * is ever shared.  Bounded in entries and bytes: the least recently used go first. */
 #include "core/loop.h"
 #include "core/map.h"
 #include "script/host_int.h"
@@ -118,8 +118,8 @@ static int api_get(lua_State *L)
 }
 
 /* mail.cache.set(key, value [, seconds]) keeps a copy of value (text, number, boolean, or table of
- * such) for all sessions of this process, 300 seconds unless said otherwise; nil removes it.  It may be
- * gone earlier when memory is short.
+ * such) for all sessions of this process, 300 seconds unless said otherwise; nil removes it.  It
+ * may be gone earlier when memory is short.
  * @since 1.0 */
 static int api_set(lua_State *L)
 {

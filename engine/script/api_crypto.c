@@ -7,7 +7,8 @@
 
 #include <openssl/evp.h>
 
-/* Data of argument `arg`; a table of bytes is turned into a string in its place.  NULL: bad table. */
+/* Data of argument `arg`; a table of bytes is turned into a string in its place.  NULL: bad table.
+ */
 static const char *data(lua_State *L, int arg, size_t *n_r)
 {
     if (!lua_istable(L, arg))
@@ -95,8 +96,8 @@ static int digest(lua_State *L, const EVP_MD *how)
 }
 
 /* RFC 2104, by hand so that the text can be taken in pieces. */
-static unsigned hmac(lua_State *L, const EVP_MD *how, const char *key, size_t key_len, const char *p,
-                     size_t n, unsigned char out[EVP_MAX_MD_SIZE])
+static unsigned hmac(lua_State *L, const EVP_MD *how, const char *key, size_t key_len,
+                     const char *p, size_t n, unsigned char out[EVP_MAX_MD_SIZE])
 {
     unsigned char block[128] = {0}, pad[128];
     size_t size = (size_t)EVP_MD_get_block_size(how);
@@ -160,7 +161,8 @@ static int api_hmac(lua_State *L)
     static const struct {
         const char *name;
         const EVP_MD *(*how)(void);
-    } known[] = {{"md5", EVP_md5}, {"sha1", EVP_sha1}, {"sha256", EVP_sha256}, {"sha512", EVP_sha512}};
+    } known[] = {
+        {"md5", EVP_md5}, {"sha1", EVP_sha1}, {"sha256", EVP_sha256}, {"sha512", EVP_sha512}};
     unsigned char out[EVP_MAX_MD_SIZE];
     size_t name_len, key_len, n;
     const char *name = luaL_checklstring(L, 1, &name_len);
@@ -212,8 +214,8 @@ static int hex_value(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* VPOP3.UnHexString(hex) -> table of bytes; a bad pair becomes 0; nil when the argument is no text or
- * of odd length.
+/* VPOP3.UnHexString(hex) -> table of bytes; a bad pair becomes 0; nil when the argument is no text
+ * or of odd length.
  * @since 1.0 */
 static int api_unhex(lua_State *L)
 {
@@ -261,8 +263,8 @@ static int api_base64_encode(lua_State *L)
     return 1;
 }
 
-/* VPOP3.Base64Decode(text) -> the bytes as string; nil when it is no Base64.  Line ends are skipped and
- * padding may be missing.
+/* VPOP3.Base64Decode(text) -> the bytes as string; nil when it is no Base64.  Line ends are skipped
+ * and padding may be missing.
  * @since 1.0 */
 static int api_base64_decode(lua_State *L)
 {

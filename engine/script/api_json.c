@@ -1,7 +1,7 @@
 /* VPOP3.JSON: RFC 8259 text to Lua values and back.
  *
- * Depth is bounded both ways.  null in an object leaves its field out; null in a list is JSON.null, so
- * that positions stay.  Numbers without fraction and exponent that fit are integers. */
+ * Depth is bounded both ways.  null in an object leaves its field out; null in a list is JSON.null,
+ * so that positions stay.  Numbers without fraction and exponent that fit are integers. */
 #include "script/host_int.h"
 
 #include <math.h>
@@ -12,7 +12,8 @@
 
 static const char null_key;
 
-/* --- encode --------------------------------------------------------------------------------------------- */
+/* --- encode
+ * --------------------------------------------------------------------------------------------- */
 static void put_text(struct out *o, const char *p, size_t n)
 {
     size_t from = 0;
@@ -118,8 +119,8 @@ static void put_value(struct out *o, int index, int depth)
     out_add(o, "}", 1);
 }
 
-/* VPOP3.JSON.encode(value) -> text.  A table with a first element is a list, any other an object; the
- * empty table is {}.  Raises an error for functions, cycles and tables nested over 64 deep.
+/* VPOP3.JSON.encode(value) -> text.  A table with a first element is a list, any other an object;
+ * the empty table is {}.  Raises an error for functions, cycles and tables nested over 64 deep.
  * @since 1.0 */
 static int api_encode(lua_State *L)
 {
@@ -134,7 +135,8 @@ static int api_encode(lua_State *L)
     return 1;
 }
 
-/* --- decode --------------------------------------------------------------------------------------------- */
+/* --- decode
+ * --------------------------------------------------------------------------------------------- */
 struct parser {
     lua_State *L;
     const char *begin, *p, *end;
@@ -391,8 +393,8 @@ static bool parse_value(struct parser *j, int depth)
     }
 }
 
-/* VPOP3.JSON.decode(text) -> value; nil, text, "syntax" when it is no JSON.  null is left out of objects
- * and is JSON.null in lists.
+/* VPOP3.JSON.decode(text) -> value; nil, text, "syntax" when it is no JSON.  null is left out of
+ * objects and is JSON.null in lists.
  * @since 1.0 */
 static int api_decode(lua_State *L)
 {
@@ -418,7 +420,8 @@ static int api_decode(lua_State *L)
 
 void api_json_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"encode", api_encode}, {"decode", api_decode}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"encode", api_encode}, {"decode", api_decode}, {NULL, NULL}};
 
     luaL_newlib(L, functions);
     lua_pushlightuserdata(L, (void *)(uintptr_t)&null_key);

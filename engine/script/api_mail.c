@@ -44,8 +44,8 @@ static int api_time(lua_State *L)
     return 1;
 }
 
-/* mail.sleep(ms) waits; other sessions go on meanwhile.  Counts towards the call's time of 60 seconds.
- * Waits.
+/* mail.sleep(ms) waits; other sessions go on meanwhile.  Counts towards the call's time of 60
+ * seconds. Waits.
  * @since 1.0 */
 static int api_sleep(lua_State *L)
 {

@@ -124,8 +124,8 @@ static int push_part(lua_State *L, const char *what, bool header, bool body)
     return 1;
 }
 
-/* VPOP3.GetMessagePart(path) -> header and body of a part as received; nil when there is no such part.
- * path: the field Path of ProcessMessage's mime list.
+/* VPOP3.GetMessagePart(path) -> header and body of a part as received; nil when there is no such
+ * part. path: the field Path of ProcessMessage's mime list.
  * @since 1.0 */
 static int api_part(lua_State *L)
 {

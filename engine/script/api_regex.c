@@ -1,8 +1,8 @@
 /* mail.regex: Perl-compatible regular expressions (PCRE2) within bounds.
  *
- * Pattern length, nesting, match steps and heap are limited.  A subject is searched in windows of start
- * positions, with a look at the budget in between, since one search over a long text can take the square
- * of its length. */
+ * Pattern length, nesting, match steps and heap are limited.  A subject is searched in windows of
+ * start positions, with a look at the budget in between, since one search over a long text can take
+ * the square of its length. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "script/host_int.h"
 
@@ -40,19 +40,30 @@ static uint32_t flags_of(lua_State *L, int arg)
 
     for (; *f != '\0'; f++)
         switch (*f) {
-        case 'i': r |= PCRE2_CASELESS; break;
-        case 'm': r |= PCRE2_MULTILINE; break;
-        case 's': r |= PCRE2_DOTALL; break;
-        case 'x': r |= PCRE2_EXTENDED; break;
-        case 'u': r |= PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF; break;
-        default: luaL_argerror(L, arg, "flags are i, m, s, x and u");
+        case 'i':
+            r |= PCRE2_CASELESS;
+            break;
+        case 'm':
+            r |= PCRE2_MULTILINE;
+            break;
+        case 's':
+            r |= PCRE2_DOTALL;
+            break;
+        case 'x':
+            r |= PCRE2_EXTENDED;
+            break;
+        case 'u':
+            r |= PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF;
+            break;
+        default:
+            luaL_argerror(L, arg, "flags are i, m, s, x and u");
         }
     return r;
 }
 
 /* mail.regex.compile(pattern [, flags]) -> object with the methods find, match, gmatch and gsub;
- * nil, text, "syntax" when the pattern is wrong.  flags: i without case, m ^ and $ match at lines, s the
- * dot matches line ends, x blanks are ignored, u UTF-8.
+ * nil, text, "syntax" when the pattern is wrong.  flags: i without case, m ^ and $ match at lines,
+ * s the dot matches line ends, x blanks are ignored, u UTF-8.
  * @since 1.0 */
 static int api_compile(lua_State *L)
 {
@@ -159,8 +170,8 @@ static size_t start(lua_State *L, int arg, size_t n)
     return i == 0 ? 0 : (size_t)i - 1;
 }
 
-/* re:find(text [, init]) -> first and last position, then the groups (false for one that took no part);
- * nil without a match.
+/* re:find(text [, init]) -> first and last position, then the groups (false for one that took no
+ * part); nil without a match.
  * @since 1.0 */
 static int re_find(lua_State *L)
 {
@@ -178,7 +189,8 @@ static int re_find(lua_State *L)
     return 2 + push_groups(L, r, s);
 }
 
-/* re:match(text [, init]) -> the groups, or the whole match when there are none; nil without a match.
+/* re:match(text [, init]) -> the groups, or the whole match when there are none; nil without a
+ * match.
  * @since 1.0 */
 static int re_match(lua_State *L)
 {
@@ -271,8 +283,8 @@ static void add_replacement(lua_State *L, struct out *o, const struct regex *r, 
     }
 }
 
-/* Stack: regex, text, replacement, max, then the buffer.  A function may use the same regex, so what is
- * needed of the match data is read before. */
+/* Stack: regex, text, replacement, max, then the buffer.  A function may use the same regex, so
+ * what is needed of the match data is read before. */
 static void replace_one(lua_State *L, struct out *o, struct regex *r, struct str s, size_t from,
                         size_t to)
 {
@@ -299,8 +311,8 @@ static void replace_one(lua_State *L, struct out *o, struct regex *r, struct str
     lua_pop(L, 1);
 }
 
-/* re:gsub(text, replacement [, max]) -> new text, number of replacements.  replacement: text with %0 to
- * %9 and %%, table, or function, as in string.gsub.
+/* re:gsub(text, replacement [, max]) -> new text, number of replacements.  replacement: text with
+ * %0 to %9 and %%, table, or function, as in string.gsub.
  * @since 1.0 */
 static int re_gsub(lua_State *L)
 {
@@ -335,8 +347,10 @@ static int re_gsub(lua_State *L)
 
 void api_regex_open(lua_State *L)
 {
-    static const luaL_Reg methods[] = {{"find", re_find},     {"match", re_match},
-                                       {"gmatch", re_gmatch}, {"gsub", re_gsub},
+    static const luaL_Reg methods[] = {{"find", re_find},
+                                       {"match", re_match},
+                                       {"gmatch", re_gmatch},
+                                       {"gsub", re_gsub},
                                        {NULL, NULL}};
     static const luaL_Reg functions[] = {{"compile", api_compile}, {NULL, NULL}};
 

@@ -1,8 +1,8 @@
-/* What scripts may do to the world: sending messages, blocking clients, asking the DNS, and who is in
- * which group.
+/* What scripts may do to the world: sending messages, blocking clients, asking the DNS, and who is
+ * in which group.
  *
- * Messages made here have the null return path and are delivered without hooks, so that no script can
- * make mail go in a circle. */
+ * Messages made here have the null return path and are delivered without hooks, so that no script
+ * can make mail go in a circle. */
 #include "core/limits.h"
 #include "core/shm.h"
 #include "mail/build.h"
@@ -19,10 +19,11 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* --- SendMessage ------------------------------------------------------------------------------------ */
+/* --- SendMessage
+ * ------------------------------------------------------------------------------------ */
 struct letter {
     struct str to, from, subject, text, html;
-    uint64_t body;      /* what the store named it */
+    uint64_t body; /* what the store named it */
     unsigned receivers;
 };
 
@@ -40,7 +41,8 @@ static const char *host_name(char *room, size_t n)
 /* Header section and body of the message. */
 static void compose(struct arena *a, const struct letter *l, struct str *head_r, struct str *body_r)
 {
-    static const char *const plain = "text/plain; charset=utf-8", *const html = "text/html; charset=utf-8";
+    static const char *const plain = "text/plain; charset=utf-8", *const html =
+                                                                      "text/html; charset=utf-8";
     char name[256];
     struct buf h, b;
     struct str host = str_of(host_name(name, sizeof name)), boundary = STR_NONE;
@@ -71,7 +73,8 @@ static void compose(struct arena *a, const struct letter *l, struct str *head_r,
         if (s.n == 0 && (part == 1 || l->html.n > 0))
             continue;
         if (boundary.p != NULL)
-            buf_printf(&b, "--%.*s\r\nContent-Type: %s\r\nContent-Transfer-Encoding: base64\r\n\r\n",
+            buf_printf(&b,
+                       "--%.*s\r\nContent-Type: %s\r\nContent-Transfer-Encoding: base64\r\n\r\n",
                        STR_ARG(boundary), part ? html : plain);
         buf_add(&b, base64_encode_lines(a, s));
         buf_addz(&b, "\r\n");
@@ -126,9 +129,10 @@ static int add_receiver(struct receivers *r, struct str to, struct err *e)
         case RESOLVE_REMOTE:
             if (r->remote_count == RECEIVERS_SENT_MAX)
                 return err_set(e, ERR_LIMIT, "more than %d recipients", RECEIVERS_SENT_MAX);
-            r->remotes[r->remote_count++] =
-                (struct deliver_remote){.recipient = v[i].address, .route = v[i].route,
-                                        .notify = STR("NEVER"), .orcpt = STR("")};
+            r->remotes[r->remote_count++] = (struct deliver_remote){.recipient = v[i].address,
+                                                                    .route = v[i].route,
+                                                                    .notify = STR("NEVER"),
+                                                                    .orcpt = STR("")};
             break;
         case RESOLVE_UNKNOWN:
             return err_set(e, ERR_NOTFOUND, "there is no %.*s", STR_ARG(to));
@@ -160,16 +164,23 @@ static int send_letter(struct arena *a, struct letter *l, struct err *e)
     if (rc == 0) {
         struct str path = STR("Return-Path: <>\r\n");
         struct deliver_head heads[2] = {
-            {.bytes = arena_printf(a, "%.*s%.*s", STR_ARG(path), STR_ARG(head)), .ours = (uint32_t)path.n},
+            {.bytes = arena_printf(a, "%.*s%.*s", STR_ARG(path), STR_ARG(head)),
+             .ours = (uint32_t)path.n},
             {.bytes = head}};
         bool both = r->local_count > 0 && r->remote_count > 0;
         for (uint32_t i = 0; i < r->remote_count; i++)
             r->remotes[i].head = both ? 1 : 0;
-        struct deliver_message m = {
-            .stage = stage, .sender = STR(""), .heads = r->local_count > 0 ? heads : heads + 1,
-            .head_count = both ? 2 : 1, .targets = r->locals, .target_count = r->local_count,
-            .remotes = r->remotes, .remote_count = r->remote_count, .trace = STR(""),
-            .subject = l->subject, .kind = "script"};
+        struct deliver_message m = {.stage = stage,
+                                    .sender = STR(""),
+                                    .heads = r->local_count > 0 ? heads : heads + 1,
+                                    .head_count = both ? 2 : 1,
+                                    .targets = r->locals,
+                                    .target_count = r->local_count,
+                                    .remotes = r->remotes,
+                                    .remote_count = r->remote_count,
+                                    .trace = STR(""),
+                                    .subject = l->subject,
+                                    .kind = "script"};
         rc = deliver_commit(&m, &l->body, e);
     }
     stage_free(&stage);
@@ -192,10 +203,11 @@ static struct str text_field(lua_State *L, const char *name, struct arena *a)
     return s;
 }
 
-/* VPOP3.SendMessage{to=, from=, subject=, text=, html=} -> number of recipients it went to; nil, text,
- * class when it could not be sent.  to: `;` list of addresses and users; from: an address, else the
- * postmaster's; text and html: UTF-8.  It is delivered to mailboxes, or queued, as it is, without hooks and
- * forwardings, with the null return path; nobody is told when it cannot be delivered.  Waits.
+/* VPOP3.SendMessage{to=, from=, subject=, text=, html=} -> number of recipients it went to; nil,
+ * text, class when it could not be sent.  to: `;` list of addresses and users; from: an address,
+ * else the postmaster's; text and html: UTF-8.  It is delivered to mailboxes, or queued, as it is,
+ * without hooks and forwardings, with the null return path; nobody is told when it cannot be
+ * delivered.  Waits.
  * @since 1.0 */
 static int api_send(lua_State *L)
 {
@@ -226,9 +238,11 @@ static int api_send(lua_State *L)
     return 1;
 }
 
-/* --- BlockIP ------------------------------------------------------------------------------------------ */
-/* VPOP3.BlockIP(address, minutes) -> true; nil, text, class when it is no address or the list is full.  No
- * service of this machine talks to that client (IPv6: to its /64) for so long; 0 lifts the block.
+/* --- BlockIP
+ * ------------------------------------------------------------------------------------------ */
+/* VPOP3.BlockIP(address, minutes) -> true; nil, text, class when it is no address or the list is
+ * full.  No service of this machine talks to that client (IPv6: to its /64) for so long; 0 lifts
+ * the block.
  * @since 1.0 */
 static int api_block(lua_State *L)
 {
@@ -254,10 +268,11 @@ static int api_block(lua_State *L)
     return 1;
 }
 
-/* --- LookupDNS ------------------------------------------------------------------------------------------ */
-/* VPOP3.LookupDNS(type, name) -> list of texts: addresses, host names (MX by preference), or TXT records; nil,
- * text, class: "notfound" when there is none, "temp" when it cannot be told now.  type: A, AAAA, MX, PTR or
- * TXT; for PTR an IP address will do as name.  Waits.
+/* --- LookupDNS
+ * ------------------------------------------------------------------------------------------ */
+/* VPOP3.LookupDNS(type, name) -> list of texts: addresses, host names (MX by preference), or TXT
+ * records; nil, text, class: "notfound" when there is none, "temp" when it cannot be told now.
+ * type: A, AAAA, MX, PTR or TXT; for PTR an IP address will do as name.  Waits.
  * @since 1.0 */
 static int api_dns(lua_State *L)
 {
@@ -298,9 +313,10 @@ static int api_dns(lua_State *L)
     return 1;
 }
 
-/* --- GetUserGroup ------------------------------------------------------------------------------------------ */
-/* VPOP3.GetUserGroup(user) -> name of the first group (by name) the user was put into; "" when there is none;
- * nil, text, class when that cannot be told now.  Waits.
+/* --- GetUserGroup
+ * ------------------------------------------------------------------------------------------ */
+/* VPOP3.GetUserGroup(user) -> name of the first group (by name) the user was put into; "" when
+ * there is none; nil, text, class when that cannot be told now.  Waits.
  * @since 1.0 */
 static int api_group(lua_State *L)
 {
@@ -331,7 +347,7 @@ static int api_group(lua_State *L)
 void api_send_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"SendMessage", api_send}, {"BlockIP", api_block},         {"block_ip", api_block},
+        {"SendMessage", api_send}, {"BlockIP", api_block},      {"block_ip", api_block},
         {"LookupDNS", api_dns},    {"GetUserGroup", api_group}, {NULL, NULL},
     };
 

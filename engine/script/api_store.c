@@ -14,7 +14,9 @@ static struct str text_arg(lua_State *L, int arg)
     return s;
 }
 
-/* --- SQL -------------------------------------------------------------------------------------------------- */
+/* --- SQL
+ * --------------------------------------------------------------------------------------------------
+ */
 static struct db_arg sql_arg(lua_State *L, int index, struct arena *a)
 {
     struct str s;
@@ -55,10 +57,10 @@ static void push_rows(lua_State *L, const struct rows *r, struct arena *a)
     }
 }
 
-/* VPOP3.PostgresQuery(sql [, parameters]) -> list of rows, each a table of texts by column name (null is
- * left out); nil, text, class when it fails.  parameters: list for $1, $2 ...; cast them in the statement
- * where a number is meant ($1::bigint).  One statement, 2 seconds, 10,000 rows; only management runs may
- * write.  Waits.
+/* VPOP3.PostgresQuery(sql [, parameters]) -> list of rows, each a table of texts by column name
+ * (null is left out); nil, text, class when it fails.  parameters: list for $1, $2 ...; cast them
+ * in the statement where a number is meant ($1::bigint).  One statement, 2 seconds, 10,000 rows;
+ * only management runs may write.  Waits.
  * @since 1.0 */
 static int api_query(lua_State *L)
 {
@@ -92,9 +94,11 @@ static int api_query(lua_State *L)
     return 1;
 }
 
-/* --- settings ----------------------------------------------------------------------------------------------- */
-/* VPOP3.GetSetting(name) -> the setting's value as text; nil when there is none of that name, or when it
- * is a secret.  Waits.
+/* --- settings
+ * -----------------------------------------------------------------------------------------------
+ */
+/* VPOP3.GetSetting(name) -> the setting's value as text; nil when there is none of that name, or
+ * when it is a secret.  Waits.
  * @since 1.0 */
 static int api_setting(lua_State *L)
 {
@@ -121,13 +125,18 @@ static int api_setting(lua_State *L)
     if (n != 1 || rc != 0 || secret)
         lua_pushnil(L);
     else
-        lua_pushlstring(L, v[0].value.p ? v[0].value.p : v[0].fallback.p ? v[0].fallback.p : "",
+        lua_pushlstring(L,
+                        v[0].value.p      ? v[0].value.p
+                        : v[0].fallback.p ? v[0].fallback.p
+                                          : "",
                         v[0].value.p ? v[0].value.n : v[0].fallback.n);
     scratch_free(L, -2);
     return 1;
 }
 
-/* --- addresses ------------------------------------------------------------------------------------------------ */
+/* --- addresses
+ * ------------------------------------------------------------------------------------------------
+ */
 static struct str lower_arg(lua_State *L, int arg, struct arena *a)
 {
     struct str s = text_arg(L, arg);
@@ -136,7 +145,8 @@ static struct str lower_arg(lua_State *L, int arg, struct arena *a)
     return arena_lower(a, s);
 }
 
-/* mail.index.domain_is_local(domain) -> boolean; nil, text, class when that cannot be told now.  Waits.
+/* mail.index.domain_is_local(domain) -> boolean; nil, text, class when that cannot be told now.
+ * Waits.
  * @since 1.0 */
 static int api_domain(lua_State *L)
 {
@@ -169,8 +179,8 @@ static void set_bool(lua_State *L, const char *name, bool b)
 }
 
 /* mail.index.account(name) -> table {id, name, enabled, admin, expired, may_send_remote,
- * may_receive_remote, forward, assistant, use_forward, redirect_assistant}; nil, text, "notfound" when
- * there is no such user, nil, text, class when that cannot be told now.  Waits.
+ * may_receive_remote, forward, assistant, use_forward, redirect_assistant}; nil, text, "notfound"
+ * when there is no such user, nil, text, class when that cannot be told now.  Waits.
  * @since 1.0 */
 static int api_account(lua_State *L)
 {
@@ -202,9 +212,9 @@ static int api_account(lua_State *L)
     return 1;
 }
 
-/* mail.index.mappings(address [, kind [, tilde]]) -> list of {pattern, target} that match, in order; nil,
- * text, class when that cannot be told now.  kind: "smtp" (default), "pop3" or "from"; tilde = true asks
- * for the ~@domain mappings.  Waits.
+/* mail.index.mappings(address [, kind [, tilde]]) -> list of {pattern, target} that match, in
+ * order; nil, text, class when that cannot be told now.  kind: "smtp" (default), "pop3" or "from";
+ * tilde = true asks for the ~@domain mappings.  Waits.
  * @since 1.0 */
 static int api_mappings(lua_State *L)
 {
@@ -235,8 +245,8 @@ static int api_mappings(lua_State *L)
 }
 
 /* mail.index.resolve(address [, local_sender]) -> list of targets by the rules of the address book:
- * mappings, then users and groups, then ~@domain mappings (see routing.resolve for their form); nil, text,
- * class when that cannot be told now.  Waits.
+ * mappings, then users and groups, then ~@domain mappings (see routing.resolve for their form);
+ * nil, text, class when that cannot be told now.  Waits.
  * @since 1.0 */
 static int api_resolve(lua_State *L)
 {
@@ -275,8 +285,8 @@ static int api_resolve(lua_State *L)
     return 1;
 }
 
-/* VPOP3.IsLocalAddress(address) -> boolean: does mail to it end here?  nil, text, class when that cannot
- * be told now.  Waits.
+/* VPOP3.IsLocalAddress(address) -> boolean: does mail to it end here?  nil, text, class when that
+ * cannot be told now.  Waits.
  * @since 1.0 */
 static int api_is_local(lua_State *L)
 {
@@ -340,8 +350,8 @@ static const char *address_type(struct str address, struct arena *a, struct err 
     return n > 0 && v[0].what != RESOLVE_UNKNOWN ? "List" : "Invalid";
 }
 
-/* VPOP3.AddressType(address) -> "Mapping", "User", "List", "Special", "Postmaster", "UnknownMapping",
- * "Remote" or "Invalid"; nil, text, class when that cannot be told now.  Waits.
+/* VPOP3.AddressType(address) -> "Mapping", "User", "List", "Special", "Postmaster",
+ * "UnknownMapping", "Remote" or "Invalid"; nil, text, class when that cannot be told now.  Waits.
  * @since 1.0 */
 static int api_address_type(lua_State *L)
 {
@@ -370,8 +380,11 @@ void api_store_open(lua_State *L)
         {NULL, NULL},
     };
     static const luaL_Reg index[] = {
-        {"domain_is_local", api_domain}, {"account", api_account}, {"mappings", api_mappings},
-        {"resolve", api_resolve},        {NULL, NULL},
+        {"domain_is_local", api_domain},
+        {"account", api_account},
+        {"mappings", api_mappings},
+        {"resolve", api_resolve},
+        {NULL, NULL},
     };
 
     luaL_setfuncs(L, functions, 0);

@@ -1,8 +1,9 @@
 /* Calls and their budgets: slices of processor time, waits, kills.
  *
- * The count hook and expensive C functions come here.  After a slice the task yields to the loop with
- * all its Lua and C frames in place.  A call over its budget is killed: the error is raised again by
- * every later look and by our pcall, coroutine.resume and friends, so no script can outlive it. */
+ * The count hook and expensive C functions come here.  After a slice the task yields to the loop
+ * with all its Lua and C frames in place.  A call over its budget is killed: the error is raised
+ * again by every later look and by our pcall, coroutine.resume and friends, so no script can
+ * outlive it. */
 #include "core/log.h"
 #include "core/loop.h"
 #include "core/shm.h"
@@ -63,8 +64,8 @@ static uint64_t cpu_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Asking for the thread's processor time is a system call, asking for the time is not: slices start on
- * the wall clock, and those that turn out longer than this go over to processor time. */
+/* Asking for the thread's processor time is a system call, asking for the time is not: slices start
+ * on the wall clock, and those that turn out longer than this go over to processor time. */
 enum { SLICE_WALL_NS = 1000000 };
 
 static void slice_begin(struct call *c)
@@ -159,8 +160,8 @@ void budget_check(lua_State *L)
         raise_kill(L);
 }
 
-/* A timer rather than task_yield(): deferred functions that defer again can run ahead of sockets and
- * timers, and a script that computes must hold up nobody. */
+/* A timer rather than task_yield(): deferred functions that defer again can run ahead of sockets
+ * and timers, and a script that computes must hold up nobody. */
 static void give_turn(void)
 {
     struct err e = ERR_INIT;
@@ -197,8 +198,8 @@ static void slice_check(lua_State *L, struct call *c)
         next_slice(L, c, now);
 }
 
-/* Over the cap: whatever is garbage goes before the call is judged.  Two ends of a cycle must be seen, as
- * the one under way takes what is new for alive. */
+/* Over the cap: whatever is garbage goes before the call is judged.  Two ends of a cycle must be
+ * seen, as the one under way takes what is new for alive. */
 static void collect(lua_State *L, struct call *c)
 {
     struct purse *p = &c->env->purse;
@@ -329,7 +330,8 @@ int budget_run(struct call *c, lua_CFunction fn, void *ud, struct err *e)
     struct call *outer = host_call;
 
     if (memory_total() > SCRIPT_HOST_MEMORY + SCRIPT_HOST_MEMORY / 8)
-        return err_set(e, ERR_LIMIT, "%s: the scripts of this process use too much memory", c->hook);
+        return err_set(e, ERR_LIMIT, "%s: the scripts of this process use too much memory",
+                       c->hook);
     if (task_stack_left() < SCRIPT_STACK_MIN * 2)
         return err_set(e, ERR_LIMIT, "%s: scripts called each other too deeply", c->hook);
     c->outer = outer;

@@ -120,8 +120,12 @@ static int bytes_le(lua_State *L)
 void bytes_open(lua_State *L)
 {
     static const luaL_Reg meta[] = {
-        {"__tostring", bytes_tostring}, {"__len", bytes_len}, {"__concat", bytes_concat},
-        {"__eq", bytes_eq},             {"__lt", bytes_lt},   {"__le", bytes_le},
+        {"__tostring", bytes_tostring},
+        {"__len", bytes_len},
+        {"__concat", bytes_concat},
+        {"__eq", bytes_eq},
+        {"__lt", bytes_lt},
+        {"__le", bytes_le},
         {NULL, NULL},
     };
 

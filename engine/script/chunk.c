@@ -1,8 +1,8 @@
 /* Scripts as text and bytecode, and the releases that hold them in memory.
  *
- * Bytecode is made here from text that passed the compiler and never comes from anywhere else: foreign
- * bytecode could crash the machine.  A release does not change once it is in use; environments hold
- * a reference to the one they began with. */
+ * Bytecode is made here from text that passed the compiler and never comes from anywhere else:
+ * foreign bytecode could crash the machine.  A release does not change once it is in use;
+ * environments hold a reference to the one they began with. */
 #include "core/log.h"
 #include "core/map.h"
 #include "core/task.h"
@@ -139,7 +139,8 @@ void chunk_push(lua_State *L, struct chunk *c, int env)
         lua_pop(L, 1);
 }
 
-/* --- releases ------------------------------------------------------------------------------------------- */
+/* --- releases
+ * ------------------------------------------------------------------------------------------- */
 struct release *release_new(uint64_t id)
 {
     struct release *r = xcalloc(1, sizeof *r);
@@ -192,7 +193,8 @@ struct chunk *release_next(const struct release *r, size_t *it)
 
 unsigned release_behind(const struct release *r)
 {
-    return current == NULL || r == NULL || current == r ? 0 : (unsigned)(current->number - r->number);
+    return current == NULL || r == NULL || current == r ? 0
+                                                        : (unsigned)(current->number - r->number);
 }
 
 struct release *release_ref(struct release *r)
@@ -242,7 +244,8 @@ struct release *release_current(void)
     return current;
 }
 
-/* --- shipped files ---------------------------------------------------------------------------------------- */
+/* --- shipped files
+ * ---------------------------------------------------------------------------------------- */
 static int load_file(struct map *into, const char *path, struct str name, struct err *e)
 {
     FILE *f = fopen(path, "r");

@@ -1,9 +1,9 @@
 /* Environments: the globals of one script for one session, recipient or call.
  *
- * An environment has up to two layers, the site's script (or the user's in its place) above the shipped
- * one.  Each layer is a chunk with an _ENV table of its own, made when first needed; behind all of them
- * stands one table with the declared hook globals, and behind that the frozen common table.  Nothing of
- * one environment can be reached from another. */
+ * An environment has up to two layers, the site's script (or the user's in its place) above the
+ * shipped one.  Each layer is a chunk with an _ENV table of its own, made when first needed; behind
+ * all of them stands one table with the declared hook globals, and behind that the frozen common
+ * table.  Nothing of one environment can be reached from another. */
 #include "core/log.h"
 #include "core/loop.h"
 #include "core/task.h"
@@ -115,7 +115,8 @@ void env_drop(struct hook_env **envp)
     free(env);
 }
 
-/* __newindex of layers.  Upvalues: the shared table, the script's declared names -> may be changed. */
+/* __newindex of layers.  Upvalues: the shared table, the script's declared names -> may be changed.
+ */
 static int new_global(lua_State *L)
 {
     lua_settop(L, 3);
@@ -264,7 +265,8 @@ int env_push_function(lua_State *L, struct hook_env *env, unsigned from, const c
     return -1;
 }
 
-/* --- declared globals --------------------------------------------------------------------------------- */
+/* --- declared globals
+ * --------------------------------------------------------------------------------- */
 struct global_access {
     struct hook_env *env;
     const char *name;

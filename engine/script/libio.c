@@ -1,8 +1,9 @@
-/* io for scripts: files below the call's scratch folder and the folders of the setting script.folders.
+/* io for scripts: files below the call's scratch folder and the folders of the setting
+ * script.folders.
  *
- * Names are walked component by component without following links, only plain files with one name are
- * opened, and what a call writes is bounded.  Everything that may block runs on the thread pool.  Files
- * close and the scratch folder goes when the call ends. */
+ * Names are walked component by component without following links, only plain files with one name
+ * are opened, and what a call writes is bounded.  Everything that may block runs on the thread
+ * pool.  Files close and the scratch folder goes when the call ends. */
 #include "core/config.h"
 #include "core/work.h"
 #include "script/host_int.h"
@@ -25,7 +26,7 @@ struct file {
     struct call *call;        /* NULL: closed */
     int fd;
     bool busy, writes, appends, ended;
-    size_t at, n;             /* unread bytes of buf */
+    size_t at, n; /* unread bytes of buf */
     char buf[CHUNK];
 };
 
@@ -45,7 +46,8 @@ static void unlink_file(struct file *f)
     f->fd = -1;
 }
 
-/* --- the scratch folder ------------------------------------------------------------------------------- */
+/* --- the scratch folder
+ * ------------------------------------------------------------------------------- */
 static void remove_tree(int at, const char *name, int depth)
 {
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -95,7 +97,8 @@ void io_end(struct call *c)
     c->folder[0] = '\0';
 }
 
-/* --- opening --------------------------------------------------------------------------------------------- */
+/* --- opening
+ * --------------------------------------------------------------------------------------------- */
 struct opening {
     char root[PATH_MAX_BYTES];
     char rest[PATH_MAX_BYTES];
@@ -237,9 +240,9 @@ static int open_file(lua_State *L, struct opening *o, bool writes, bool appends)
     return 1;
 }
 
-/* io.open(path [, mode]) -> file; nil, text, number.  A plain path is in the call's own scratch folder, which is
- * gone after the call; an absolute one must lie in a folder of the setting script.folders.  Links are not
- * followed.  mode: r, w, a, r+, w+, a+, with or without b.  Waits.
+/* io.open(path [, mode]) -> file; nil, text, number.  A plain path is in the call's own scratch
+ * folder, which is gone after the call; an absolute one must lie in a folder of the setting
+ * script.folders.  Links are not followed.  mode: r, w, a, r+, w+, a+, with or without b.  Waits.
  * @since 1.0 */
 static int io_open(lua_State *L)
 {
@@ -247,8 +250,10 @@ static int io_open(lua_State *L)
     struct opening o = {.fd = -1};
     bool plus = strchr(mode, '+') != NULL;
 
-    luaL_argcheck(L, strchr("rwa", mode[0]) != NULL && mode[0] != '\0' && strlen(mode) <= 3 &&
-                         strspn(mode + 1, "+b") == strlen(mode + 1), 2, "invalid mode");
+    luaL_argcheck(L,
+                  strchr("rwa", mode[0]) != NULL && mode[0] != '\0' && strlen(mode) <= 3 &&
+                      strspn(mode + 1, "+b") == strlen(mode + 1),
+                  2, "invalid mode");
     bool writes = plus || mode[0] != 'r';
     o.flags = !writes ? O_RDONLY : plus ? O_RDWR : O_WRONLY;
     if (mode[0] == 'w')
@@ -269,7 +274,9 @@ static struct file *check_file(lua_State *L, int arg)
     return f;
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------ */
+/* --- reading
+ * ------------------------------------------------------------------------------------------------
+ */
 struct transfer_job {
     int fd;
     char *p;
@@ -484,9 +491,11 @@ static int io_lines(lua_State *L)
     return push_lines(L, 1, 2, true);
 }
 
-/* --- writing ------------------------------------------------------------------------------------------------- */
-/* file:write(...) -> file; nil, text, number.  All files of a call together hold at most the setting
- * script.scratch_mb.  Waits.
+/* --- writing
+ * -------------------------------------------------------------------------------------------------
+ */
+/* file:write(...) -> file; nil, text, number.  All files of a call together hold at most the
+ * setting script.scratch_mb.  Waits.
  * @since 1.0 */
 static int f_write(lua_State *L)
 {
@@ -608,8 +617,9 @@ void libio_open(lua_State *L)
     static const luaL_Reg methods[] = {
         {"read", f_read},   {"write", f_write},   {"lines", f_lines},     {"seek", f_seek},
         {"close", f_close}, {"flush", f_nothing}, {"setvbuf", f_nothing}, {NULL, NULL}};
-    static const luaL_Reg functions[] = {{"open", io_open},   {"lines", io_lines}, {"write", io_write},
-                                         {"close", f_close}, {"type", io_type},   {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"open", io_open},   {"lines", io_lines},
+                                         {"write", io_write}, {"close", f_close},
+                                         {"type", io_type},   {NULL, NULL}};
 
     luaL_newmetatable(L, FILE_NAME);
     luaL_newlib(L, methods);

@@ -1,8 +1,9 @@
 /* The string, math and utf8 libraries as environments see them.
  *
- * String functions take zero-copy bytes like strings and are charged for what they touch.  Where the
- * stock function is right but unbounded in time, it is called through a wrapper that charges.  Random
- * numbers are an environment's own: a shared generator would be a channel between sessions. */
+ * String functions take zero-copy bytes like strings and are charged for what they touch.  Where
+ * the stock function is right but unbounded in time, it is called through a wrapper that charges.
+ * Random numbers are an environment's own: a shared generator would be a channel between sessions.
+ */
 #include "script/host_int.h"
 
 #include <ctype.h>
@@ -167,12 +168,14 @@ static void truncate_argument(lua_State *L, int arg)
     lua_replace(L, arg);
 }
 
-/* Length of the conversion at f[0] == '%', without regard to whether the stock function likes it. */
+/* Length of the conversion at f[0] == '%', without regard to whether the stock function likes it.
+ */
 static size_t conversion(const char *f, size_t n)
 {
     size_t i = 1;
 
-    while (i < n && (isdigit((unsigned char)f[i]) || strchr("-+ #0.", f[i]) != NULL) && f[i] != '\0')
+    while (i < n && (isdigit((unsigned char)f[i]) || strchr("-+ #0.", f[i]) != NULL) &&
+           f[i] != '\0')
         i++;
     return i < n ? i + 1 : i;
 }
@@ -199,8 +202,8 @@ static void quote(struct out *o, const char *s, size_t n)
     out_add(o, "\"", 1);
 }
 
-/* string.format one conversion at a time: for many arguments or long texts, where the stock function would
- * be at work for a second. */
+/* string.format one conversion at a time: for many arguments or long texts, where the stock
+ * function would be at work for a second. */
 static int format_slowly(lua_State *L, const char *f, size_t n, int top)
 {
     struct out o;
@@ -303,8 +306,8 @@ static int s_format(lua_State *L)
     return 1;
 }
 
-/* A format of pack and its like must be short, and so must what its numbers ask for: the stock functions
- * pad byte by byte. */
+/* A format of pack and its like must be short, and so must what its numbers ask for: the stock
+ * functions pad byte by byte. */
 static void check_pack_format(lua_State *L)
 {
     size_t n, sum = 0, number = 0;
@@ -323,8 +326,8 @@ static void check_pack_format(lua_State *L)
     budget_room(L, sum * 2);
 }
 
-/* Upvalues: a stock function of strings, is its first argument a format of string.pack?  Charges for
- * arguments and results. */
+/* Upvalues: a stock function of strings, is its first argument a format of string.pack?  Charges
+ * for arguments and results. */
 static int charged(lua_State *L)
 {
     int top = lua_gettop(L);
@@ -358,7 +361,8 @@ static void wrap(lua_State *L, int from, const char *const *names, lua_CFunction
     from = lua_absindex(L, from);
     for (; *names != NULL; names++) {
         lua_getfield(L, from, *names);
-        lua_pushboolean(L, str_ends(str_of(*names), STR("pack")) || str_starts(str_of(*names), STR("pack")));
+        lua_pushboolean(L, str_ends(str_of(*names), STR("pack")) ||
+                               str_starts(str_of(*names), STR("pack")));
         lua_pushcclosure(L, wrapper, 2);
         lua_setfield(L, -2, *names);
     }
@@ -367,9 +371,9 @@ static void wrap(lua_State *L, int from, const char *const *names, lua_CFunction
 void libstring_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"len", s_len},     {"sub", s_sub},     {"byte", s_byte},       {"char", s_char},
-        {"lower", s_lower}, {"upper", s_upper}, {"reverse", s_reverse}, {"rep", s_rep},
-        {NULL, NULL},
+        {"len", s_len},         {"sub", s_sub},     {"byte", s_byte},
+        {"char", s_char},       {"lower", s_lower}, {"upper", s_upper},
+        {"reverse", s_reverse}, {"rep", s_rep},     {NULL, NULL},
     };
     static const char *const stock[] = {"pack", "unpack", "packsize", NULL};
     static const char *const format[] = {"format", NULL};
@@ -502,7 +506,8 @@ void libutf8_open(lua_State *L)
     lua_remove(L, -2);
 }
 
-/* --- math ------------------------------------------------------------------------------------------ */
+/* --- math
+ * ------------------------------------------------------------------------------------------ */
 static uint64_t rotl(uint64_t x, int k)
 {
     return (x << k) | (x >> (64 - k));
@@ -594,7 +599,9 @@ static int m_ldexp(lua_State *L)
 {
     lua_Integer e = luaL_checkinteger(L, 2);
 
-    lua_pushnumber(L, ldexp(luaL_checknumber(L, 1), e > 99999 ? 99999 : e < -99999 ? -99999 : (int)e));
+    lua_pushnumber(L, ldexp(luaL_checknumber(L, 1), e > 99999    ? 99999
+                                                    : e < -99999 ? -99999
+                                                                 : (int)e));
     return 1;
 }
 
@@ -628,9 +635,8 @@ static int m_hyperbolic(lua_State *L)
 void libmath_open(lua_State *L)
 {
     static const luaL_Reg ours[] = {
-        {"random", m_random}, {"randomseed", m_randomseed}, {"pow", m_pow},
-        {"log10", m_log10},   {"ldexp", m_ldexp},           {"frexp", m_frexp},
-        {NULL, NULL},
+        {"random", m_random}, {"randomseed", m_randomseed}, {"pow", m_pow}, {"log10", m_log10},
+        {"ldexp", m_ldexp},   {"frexp", m_frexp},           {NULL, NULL},
     };
     static const char *const hyperbolic[] = {"cosh", "sinh", "tanh"};
 

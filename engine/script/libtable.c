@@ -135,7 +135,8 @@ static int t_unpack(lua_State *L)
     return (int)n + 1;
 }
 
-/* --- sort ---------------------------------------------------------------------------------------- */
+/* --- sort ----------------------------------------------------------------------------------------
+ */
 static bool less(lua_State *L, int a, int b)
 {
     if (lua_isnil(L, 2)) {
@@ -202,7 +203,8 @@ static int t_sort(lua_State *L)
     return 0;
 }
 
-/* --- Lua 5.0 to 5.2 ------------------------------------------------------------------------------- */
+/* --- Lua 5.0 to 5.2
+ * ------------------------------------------------------------------------------- */
 static int t_getn(lua_State *L)
 {
     lua_pushinteger(L, length(L, 1));
@@ -269,10 +271,10 @@ static int t_foreachi(lua_State *L)
 void libtable_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"insert", t_insert},   {"remove", t_remove}, {"move", t_move}, {"concat", t_concat},
-        {"pack", t_pack},       {"unpack", t_unpack}, {"sort", t_sort}, {"getn", t_getn},
-        {"maxn", t_maxn},       {"foreach", t_foreach}, {"foreachi", t_foreachi},
-        {NULL, NULL},
+        {"insert", t_insert},   {"remove", t_remove},     {"move", t_move},
+        {"concat", t_concat},   {"pack", t_pack},         {"unpack", t_unpack},
+        {"sort", t_sort},       {"getn", t_getn},         {"maxn", t_maxn},
+        {"foreach", t_foreach}, {"foreachi", t_foreachi}, {NULL, NULL},
     };
 
     luaL_newlib(L, functions);

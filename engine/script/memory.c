@@ -1,9 +1,10 @@
 /* The allocator of the Lua state.
  *
- * Each block is preceded by eight bytes that name the purse it was paid from.  A call that grows beyond
- * its cap is looked at with its next instruction, where garbage is collected step by step before it is
- * judged.  Only twice the cap is refused here, since a refusal makes Lua collect everything at once; it
- * ends the call.  Blocks outlive purses: a closed purse's number is taken out of use by its generation. */
+ * Each block is preceded by eight bytes that name the purse it was paid from.  A call that grows
+ * beyond its cap is looked at with its next instruction, where garbage is collected step by step
+ * before it is judged.  Only twice the cap is refused here, since a refusal makes Lua collect
+ * everything at once; it ends the call.  Blocks outlive purses: a closed purse's number is taken
+ * out of use by its generation. */
 #include "core/log.h"
 #include "script/host_int.h"
 
@@ -23,7 +24,7 @@ static struct slot *slots;
 static uint32_t slot_count, slot_free;
 static struct purse *current;
 static size_t total;
-static size_t since_step;   /* bytes allocated */
+static size_t since_step;                    /* bytes allocated */
 static size_t cycle_start = SCRIPT_GC_START; /* total at which the next cycle begins */
 static bool in_cycle;
 static uint64_t cycles;
@@ -95,7 +96,8 @@ int memory_tick(const struct purse *p)
     return n > SCRIPT_TICK ? SCRIPT_TICK : n < 1 ? 1 : (int)n;
 }
 
-/* The current call's next look at the clock comes sooner; lua_sethook() may be called at any time. */
+/* The current call's next look at the clock comes sooner; lua_sethook() may be called at any time.
+ */
 static void look_soon(int count)
 {
     if (host_call != NULL && host_call->running != NULL && host_call->kill == KILL_NO)

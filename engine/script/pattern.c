@@ -1,8 +1,8 @@
 /* Lua patterns (find, match, gmatch, gsub) with a matcher that counts its steps.
  *
- * Same language and results as the reference manual 6.4.1.  The matcher looks at the budget every few
- * thousand steps, so a pathological pattern is sliced and in the end killed like any other loop; its
- * recursion is bounded.  Subjects may be zero-copy bytes. */
+ * Same language and results as the reference manual 6.4.1.  The matcher looks at the budget every
+ * few thousand steps, so a pathological pattern is sliced and in the end killed like any other
+ * loop; its recursion is bounded.  Subjects may be zero-copy bytes. */
 #include "script/host_int.h"
 
 #include <ctype.h>
@@ -81,17 +81,38 @@ static bool in_class(int c, int class)
     bool r;
 
     switch (tolower(class)) {
-    case 'a': r = isalpha(c); break;
-    case 'c': r = iscntrl(c); break;
-    case 'd': r = isdigit(c); break;
-    case 'g': r = isgraph(c); break;
-    case 'l': r = islower(c); break;
-    case 'p': r = ispunct(c); break;
-    case 's': r = isspace(c); break;
-    case 'u': r = isupper(c); break;
-    case 'w': r = isalnum(c); break;
-    case 'x': r = isxdigit(c); break;
-    default: return class == c;
+    case 'a':
+        r = isalpha(c);
+        break;
+    case 'c':
+        r = iscntrl(c);
+        break;
+    case 'd':
+        r = isdigit(c);
+        break;
+    case 'g':
+        r = isgraph(c);
+        break;
+    case 'l':
+        r = islower(c);
+        break;
+    case 'p':
+        r = ispunct(c);
+        break;
+    case 's':
+        r = isspace(c);
+        break;
+    case 'u':
+        r = isupper(c);
+        break;
+    case 'w':
+        r = isalnum(c);
+        break;
+    case 'x':
+        r = isxdigit(c);
+        break;
+    default:
+        return class == c;
     }
     return isupper(class) ? !r : r;
 }
@@ -171,8 +192,7 @@ static const char *repeat_most(struct matcher *m, const char *s, const char *p, 
     return NULL;
 }
 
-static const char *repeat_least(struct matcher *m, const char *s, const char *p,
-                                const char *after)
+static const char *repeat_least(struct matcher *m, const char *s, const char *p, const char *after)
 {
     for (;; s++) {
         const char *r = run(m, s, after + 1);

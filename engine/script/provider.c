@@ -1,8 +1,8 @@
 /* Hook calls: the script layer as the provider of core/hook.h.
  *
- * A call runs on a Lua thread of its environment under a budget of its own; arguments go in and results
- * come out as copies.  Where a row of hooks.def says FAIL_DEFAULT, a failing script is passed over and
- * the next layer answers, with a fresh budget. */
+ * A call runs on a Lua thread of its environment under a budget of its own; arguments go in and
+ * results come out as copies.  Where a row of hooks.def says FAIL_DEFAULT, a failing script is
+ * passed over and the next layer answers, with a fresh budget. */
 #include "core/log.h"
 #include "core/loop.h"
 #include "core/shm.h"
@@ -13,7 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* --- threads ------------------------------------------------------------------------------------------ */
+/* --- threads
+ * ------------------------------------------------------------------------------------------ */
 struct fresh_thread {
     lua_State *L;
     int ref;
@@ -71,7 +72,8 @@ static void thread_give(struct hook_env *env, lua_State *L, int ref, bool clean)
     }
 }
 
-/* --- one call ------------------------------------------------------------------------------------------ */
+/* --- one call
+ * ------------------------------------------------------------------------------------------ */
 struct running {
     struct hook_call *hc;
     const struct hook_info *info;
@@ -237,7 +239,8 @@ static enum hook_outcome provider_call(struct hook_call *hc, struct err *e)
     return failed ? HOOK_FAILED : HOOK_DEFAULT;
 }
 
-/* --- presence -------------------------------------------------------------------------------------------- */
+/* --- presence
+ * -------------------------------------------------------------------------------------------- */
 static int look(lua_State *L)
 {
     struct running *r = lua_touserdata(L, 1);
@@ -301,7 +304,8 @@ static bool provider_present(struct hook_env *env, enum hook_id id)
     return rc != 0 || r.found >= 0;
 }
 
-/* --- environments ------------------------------------------------------------------------------------------ */
+/* --- environments
+ * ------------------------------------------------------------------------------------------ */
 static struct hook_env *permanent[8];
 
 static bool is_permanent(const char *script)
@@ -368,7 +372,8 @@ const struct hook_provider host_provider = {
     .stale = provider_stale,
 };
 
-/* --- management runs ----------------------------------------------------------------------------------------- */
+/* --- management runs
+ * ----------------------------------------------------------------------------------------- */
 static int run_main(lua_State *L)
 {
     struct hook_env *env = lua_touserdata(L, 1);

@@ -1,14 +1,14 @@
 /* Releases in the database: immutable manifests of the site's scripts and rule files.
  *
- * A change makes a new release from the active one and activates it in the same transaction; then the
- * generation moves and the bus wakes the other processes.  Workers load the new release beside the old
- * one: environments finish on the release they began with. */
+ * A change makes a new release from the active one and activates it in the same transaction; then
+ * the generation moves and the bus wakes the other processes.  Workers load the new release beside
+ * the old one: environments finish on the release they began with. */
+#include "script/release.h"
 #include "core/log.h"
 #include "core/loop.h"
 #include "core/shm.h"
 #include "core/task.h"
 #include "script/host_int.h"
-#include "script/release.h"
 #include "store/bus.h"
 #include "store/db.h"
 
@@ -16,11 +16,13 @@
 #include <stdlib.h>
 
 static struct bus_watch *watch;
-static uint64_t seen;      /* generation that the current release was read under */
+static uint64_t seen; /* generation that the current release was read under */
 static bool loaded, busy, safe_mode;
 static uint64_t retry_ms;
 
-/* --- reading ----------------------------------------------------------------------------------------------- */
+/* --- reading
+ * -----------------------------------------------------------------------------------------------
+ */
 static int read_release(struct arena *a, struct release **r_r, struct err *e)
 {
     const struct rows *rows;
@@ -122,7 +124,9 @@ void release_close(void)
     release_poll = NULL;
 }
 
-/* --- changing ------------------------------------------------------------------------------------------------ */
+/* --- changing
+ * ------------------------------------------------------------------------------------------------
+ */
 static int hash_of(struct arena *a, struct str text, struct str *hash_r)
 {
     unsigned char *out = arena_alloc(a, EVP_MAX_MD_SIZE);
@@ -134,13 +138,13 @@ static int hash_of(struct arena *a, struct str text, struct str *hash_r)
     return 0;
 }
 
-/* A new active release whose files are those of `from` (0: of the active one), without `name` and, when
- * text.p is not NULL, with the new text of that name. */
+/* A new active release whose files are those of `from` (0: of the active one), without `name` and,
+ * when text.p is not NULL, with the new text of that name. */
 struct change {
     struct str name, text, who, note;
     uint64_t from;
     uint64_t id;
-    bool ship;       /* only if the active release has other shipped files */
+    bool ship; /* only if the active release has other shipped files */
     bool done;
 };
 
@@ -148,12 +152,14 @@ struct change {
 static int shipped_list(struct arena *a, struct str **names_r, struct str **hashes_r, uint32_t *n_r,
                         struct err *e)
 {
-    struct str *names = ARENA_ARRAY(a, struct str, 1000), *hashes = ARENA_ARRAY(a, struct str, 1000);
+    struct str *names = ARENA_ARRAY(a, struct str, 1000),
+               *hashes = ARENA_ARRAY(a, struct str, 1000);
     uint32_t n = 0;
 
     for (int part = 0; part < 2; part++) {
         size_t it = 0;
-        for (struct chunk *c; n < 1000 && (c = part ? stdlib_next(&it) : shipped_next(&it)) != NULL; n++) {
+        for (struct chunk *c; n < 1000 && (c = part ? stdlib_next(&it) : shipped_next(&it)) != NULL;
+             n++) {
             names[n] = arena_printf(a, "%s/%s", part ? "stdlib" : "lua", c->name);
             if (hash_of(a, str_make(c->source, c->source_len), &hashes[n]) != 0)
                 return err_set(e, ERR_INTERNAL, "no SHA-256");
@@ -172,14 +178,16 @@ static int put_shipped(struct tx *tx, struct arena *a, uint64_t release, struct 
 
     if (shipped_list(a, &names, &hashes, &n, e) != 0)
         return -1;
-    return tx_exec(tx, a, NULL, e,
-                   "insert into release_shipped (release, name, hash)"
-                   " select $1, x.name, x.hash from unnest($2::text[], $3::bytea[]) as x(name, hash)",
-                   DB_ARGS(db_int((int64_t)release), db_texts(names, n), db_bytess(hashes, n)));
+    return tx_exec(
+        tx, a, NULL, e,
+        "insert into release_shipped (release, name, hash)"
+        " select $1, x.name, x.hash from unnest($2::text[], $3::bytea[]) as x(name, hash)",
+        DB_ARGS(db_int((int64_t)release), db_texts(names, n), db_bytess(hashes, n)));
 }
 
 /* Did that release run with the files we have? */
-static int same_shipped(struct tx *tx, struct arena *a, int64_t release, bool *same_r, struct err *e)
+static int same_shipped(struct tx *tx, struct arena *a, int64_t release, bool *same_r,
+                        struct err *e)
 {
     struct str *names, *hashes;
     const struct rows *rows;
@@ -192,7 +200,8 @@ static int same_shipped(struct tx *tx, struct arena *a, int64_t release, bool *s
                 " full join unnest($2::text[], $3::bytea[]) as x(name, hash) on x.name = s.name",
                 DB_ARGS(db_int(release), db_texts(names, n), db_bytess(hashes, n))) != 0)
         return -1;
-    *same_r = rows_int(rows, 0, 0) == rows_int(rows, 0, 1) && rows_int(rows, 0, 0) == rows_int(rows, 0, 2);
+    *same_r = rows_int(rows, 0, 0) == rows_int(rows, 0, 1) &&
+              rows_int(rows, 0, 0) == rows_int(rows, 0, 2);
     return 0;
 }
 
@@ -226,8 +235,7 @@ static int make_release(struct tx *tx, struct arena *a, struct change *c, struct
         parent = (int64_t)c->from;
     }
     if (c->name.n > 0 && c->text.p == NULL) {
-        if (tx_exec(tx, a, &rows, e,
-                    "select 1 from release_file where release = $1 and name = $2",
+        if (tx_exec(tx, a, &rows, e, "select 1 from release_file where release = $1 and name = $2",
                     DB_ARGS(db_int(parent), db_text(c->name))) != 0)
             return -1;
         if (rows_count(rows) == 0)
@@ -323,12 +331,15 @@ int release_rollback(uint64_t id, struct str who, uint64_t *release_r, struct er
 
 int release_ship(struct err *e)
 {
-    struct change c = {.who = STR("moonpost"), .note = STR("version " MOONPOST_VERSION), .ship = true};
+    struct change c = {
+        .who = STR("moonpost"), .note = STR("version " MOONPOST_VERSION), .ship = true};
 
     return safe_mode ? 0 : activate(&c, NULL, e);
 }
 
-/* --- asking ---------------------------------------------------------------------------------------------------- */
+/* --- asking
+ * ----------------------------------------------------------------------------------------------------
+ */
 int release_text(struct str name, struct arena *a, struct str *text_r, struct err *e)
 {
     const struct rows *rows;

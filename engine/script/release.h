@@ -9,8 +9,8 @@ void release_open(bool safe);
 void release_close(void);
 /* Reads the active release when this process does not have it yet. */
 int release_load(struct err *e);
-/* A new version of the engine: when the active release ran with other shipped files than ours, makes one of
- * the same site files with ours. */
+/* A new version of the engine: when the active release ran with other shipped files than ours,
+ * makes one of the same site files with ours. */
 int release_ship(struct err *e);
 
 /* `name`: as chunk_name() made it.  Checks nothing: script.c does. */

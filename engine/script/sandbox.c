@@ -12,7 +12,8 @@
 /* Its address is the key under which a proxy's metatable holds the real table. */
 static const char frozen_key;
 
-/* --- frozen tables ---------------------------------------------------------------------------------- */
+/* --- frozen tables
+ * ---------------------------------------------------------------------------------- */
 bool frozen_real(lua_State *L, int index)
 {
     if (lua_type(L, index) != LUA_TTABLE || !lua_getmetatable(L, index))
@@ -95,7 +96,8 @@ void freeze_push(lua_State *L, int index)
     lua_setmetatable(L, -2);
 }
 
-/* --- raw access and metatables ------------------------------------------------------------------------ */
+/* --- raw access and metatables
+ * ------------------------------------------------------------------------ */
 static int l_rawget(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -147,7 +149,8 @@ static int l_tostring(lua_State *L)
     return 1;
 }
 
-/* --- protected calls: a kill goes through them --------------------------------------------------------- */
+/* --- protected calls: a kill goes through them
+ * --------------------------------------------------------- */
 static int finish_pcall(lua_State *L, int status, lua_KContext extra)
 {
     budget_check(L);
@@ -165,12 +168,11 @@ static int l_pcall(lua_State *L)
     budget_stack(L, SCRIPT_STACK_MIN);
     lua_pushboolean(L, 1);
     lua_insert(L, 1);
-    return finish_pcall(
-        L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish_pcall), 0);
+    return finish_pcall(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish_pcall), 0);
 }
 
-/* Between Lua and a script's message handler: while an error is being raised from the count hook, hooks
- * are off, and a handler that loops could not be stopped. */
+/* Between Lua and a script's message handler: while an error is being raised from the count hook,
+ * hooks are off, and a handler that loops could not be stopped. */
 static int handler(lua_State *L)
 {
     if (host_call != NULL && host_call->kill != KILL_NO)
@@ -196,7 +198,8 @@ static int l_xpcall(lua_State *L)
     return finish_pcall(L, lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, finish_pcall), 2);
 }
 
-/* --- coroutines ------------------------------------------------------------------------------------------ */
+/* --- coroutines
+ * ------------------------------------------------------------------------------------------ */
 /* Number of results on top of L, or -1 with the error's value there. */
 static int resume(lua_State *L, lua_State *co, int nargs)
 {
@@ -313,7 +316,9 @@ static int co_close(lua_State *L)
     return 2;
 }
 
-/* --- load ------------------------------------------------------------------------------------------------ */
+/* --- load
+ * ------------------------------------------------------------------------------------------------
+ */
 static int load_text(lua_State *L, const char *p, size_t n, const char *name, int env)
 {
     if (n > SCRIPT_LOAD_MAX) {
@@ -368,7 +373,8 @@ static int l_load(lua_State *L)
     return load_text(L, p, n, name, own ? 4 : lua_upvalueindex(1));
 }
 
-/* --- require ---------------------------------------------------------------------------------------------- */
+/* --- require
+ * ---------------------------------------------------------------------------------------------- */
 static const char stdlib_key;
 
 static int require_stdlib(lua_State *L, struct chunk *c)
@@ -445,7 +451,8 @@ static int l_require(lua_State *L)
     return 1;
 }
 
-/* --- print, collectgarbage, os ------------------------------------------------------------------------------ */
+/* --- print, collectgarbage, os
+ * ------------------------------------------------------------------------------ */
 static int l_print(lua_State *L)
 {
     luaL_Buffer b;
@@ -476,15 +483,14 @@ static int l_print(lua_State *L)
 
 static int l_collectgarbage(lua_State *L)
 {
-    static const char *const options[] = {"collect", "count",   "step",        "isrunning",
-                                          "stop",    "restart", "incremental", "generational",
+    static const char *const options[] = {"collect",  "count",      "step",        "isrunning",
+                                          "stop",     "restart",    "incremental", "generational",
                                           "setpause", "setstepmul", NULL};
 
     switch (luaL_checkoption(L, 1, "collect", options)) {
     case 1:
-        lua_pushnumber(L, host_call && host_call->env
-                              ? (lua_Number)host_call->env->purse.used / 1024.0
-                              : 0.0);
+        lua_pushnumber(
+            L, host_call && host_call->env ? (lua_Number)host_call->env->purse.used / 1024.0 : 0.0);
         break;
     case 2:
     case 3:
@@ -526,20 +532,26 @@ static void keep(lua_State *L, const char *const *names)
 
 void sandbox_open(lua_State *L)
 {
-    static const char *const base[] = {"assert", "error", "getmetatable", "ipairs",   "pairs",
-                                       "rawequal", "rawlen", "select",    "tonumber", "type",
-                                       "_VERSION", NULL};
+    static const char *const base[] = {"assert",   "error",    "getmetatable", "ipairs",
+                                       "pairs",    "rawequal", "rawlen",       "select",
+                                       "tonumber", "type",     "_VERSION",     NULL};
     static const char *const co[] = {"isyieldable", "running", "status", "yield", NULL};
     static const char *const os[] = {"clock", "difftime", "time", NULL};
     static const luaL_Reg ours[] = {
-        {"next", l_next},         {"rawget", l_rawget},     {"rawset", l_rawset},
-        {"pcall", l_pcall},       {"xpcall", l_xpcall},     {"setmetatable", l_setmetatable},
-        {"tostring", l_tostring}, {"print", l_print},       {"collectgarbage", l_collectgarbage},
+        {"next", l_next},
+        {"rawget", l_rawget},
+        {"rawset", l_rawset},
+        {"pcall", l_pcall},
+        {"xpcall", l_xpcall},
+        {"setmetatable", l_setmetatable},
+        {"tostring", l_tostring},
+        {"print", l_print},
+        {"collectgarbage", l_collectgarbage},
         {NULL, NULL},
     };
     static const luaL_Reg our_co[] = {
-        {"create", co_create}, {"resume", co_resume}, {"wrap", co_wrap}, {"close", co_close},
-        {NULL, NULL},
+        {"create", co_create}, {"resume", co_resume}, {"wrap", co_wrap},
+        {"close", co_close},   {NULL, NULL},
     };
 
     lua_pushcfunction(L, luaopen_base);

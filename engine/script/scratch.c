@@ -1,5 +1,6 @@
-/* Memory for bindings that survives a raised error: a userdata that owns an arena, and a byte buffer
- * that lives in a stack slot.  Nothing else with a C resource may stand across a call that can raise. */
+/* Memory for bindings that survives a raised error: a userdata that owns an arena, and a byte
+ * buffer that lives in a stack slot.  Nothing else with a C resource may stand across a call that
+ * can raise. */
 #include "script/host_int.h"
 
 #define SCRATCH "mail.scratch"

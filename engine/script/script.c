@@ -11,8 +11,8 @@
 #include <stdlib.h>
 
 static api_open_fn *const apis[] = {
-    api_mail_open,  api_crypto_open, api_json_open,  api_cache_open,
-    api_regex_open, api_message_open, api_store_open, api_send_open, NULL,
+    api_mail_open,    api_crypto_open, api_json_open, api_cache_open, api_regex_open,
+    api_message_open, api_store_open,  api_send_open, NULL,
 };
 
 int script_open(const char *share_dir, bool safe, struct err *e)
@@ -40,7 +40,9 @@ void script_close(void)
     host_close();
 }
 
-/* --- checking ------------------------------------------------------------------------------------------------ */
+/* --- checking
+ * ------------------------------------------------------------------------------------------------
+ */
 static bool is_rules(const char *name)
 {
     return str_endsi(str_of(name), STR(".txt"));
@@ -172,7 +174,9 @@ int script_check(struct str given, struct str text, struct err *e)
     return rc;
 }
 
-/* --- changing ------------------------------------------------------------------------------------------------- */
+/* --- changing
+ * -------------------------------------------------------------------------------------------------
+ */
 static int (*try_fn)(struct str, struct str, void (*)(void *, struct str), void *,
                      struct script_test_result *, struct err *) = script_try;
 
@@ -205,8 +209,8 @@ static int try_change(const char *name, struct str text, struct err *e)
     if (try_fn(str_of(name), text, first_failure, first, &r, e) != 0)
         return -1;
     if (r.failed > 0)
-        return err_set(e, ERR_DENIED, "%u of the site's tests failed, nothing was changed: %s", r.failed,
-                       first);
+        return err_set(e, ERR_DENIED, "%u of the site's tests failed, nothing was changed: %s",
+                       r.failed, first);
     return 0;
 }
 
@@ -233,8 +237,7 @@ int script_remove(struct str given, struct str who, struct str note, uint64_t *r
 
     if (normal_name(given, name, sizeof name, e) != 0)
         return -1;
-    if (release_find(release_current(), str_of(name)) != NULL &&
-        try_change(name, STR_NONE, e) != 0)
+    if (release_find(release_current(), str_of(name)) != NULL && try_change(name, STR_NONE, e) != 0)
         return -1;
     return release_drop(str_of(name), who, note, release_r, e);
 }
@@ -244,7 +247,9 @@ int script_rollback(uint64_t release, struct str who, uint64_t *release_r, struc
     return release_rollback(release, who, release_r, e);
 }
 
-/* --- asking ----------------------------------------------------------------------------------------------------- */
+/* --- asking
+ * -----------------------------------------------------------------------------------------------------
+ */
 int script_get(struct str given, struct arena *a, struct str *text_r, bool *shipped_r,
                struct err *e)
 {
@@ -306,7 +311,9 @@ int script_history(struct arena *a, struct script_release **v_r, uint32_t *n_r, 
     return release_history(a, v_r, n_r, e);
 }
 
-/* --- management runs ----------------------------------------------------------------------------------------------- */
+/* --- management runs
+ * -----------------------------------------------------------------------------------------------
+ */
 int script_run(struct str name, struct str text, void (*print)(void *ctx, struct str out),
                void *ctx, struct err *e)
 {

@@ -1,5 +1,5 @@
-/* What scripts written for Lua 5.1 and 5.2 expect of the global table and 5.4 no longer has: bit32 and
- * unpack.  (table.getn and friends are in libtable.c, math.pow in libstring.c, loadstring in
+/* What scripts written for Lua 5.1 and 5.2 expect of the global table and 5.4 no longer has: bit32
+ * and unpack.  (table.getn and friends are in libtable.c, math.pow in libstring.c, loadstring in
  * sandbox.c.) */
 #include "script/host_int.h"
 

@@ -1,7 +1,7 @@
 /* The test runner for *_spec.lua: describe, it, assert and `host`, in the real binary.
  *
- * A spec runs as a management run.  `host.env(script [, text])` makes an environment like a session's,
- * with `text` as the site's script, whose hooks and globals the spec drives. */
+ * A spec runs as a management run.  `host.env(script [, text])` makes an environment like a
+ * session's, with `text` as the site's script, whose hooks and globals the spec drives. */
 #include "core/task.h"
 #include "script/host_int.h"
 #include "script/script.h"
@@ -28,9 +28,9 @@ static struct spec *running;
 static void say(const char *verdict, const char *name, const char *why)
 {
     char line[900];
-    int n = snprintf(line, sizeof line, "%s %s: %s%s%s%s%s\n", verdict, running->file,
-                     running->group, running->group[0] ? ": " : "", name, why ? ": " : "",
-                     why ? why : "");
+    int n =
+        snprintf(line, sizeof line, "%s %s: %s%s%s%s%s\n", verdict, running->file, running->group,
+                 running->group[0] ? ": " : "", name, why ? ": " : "", why ? why : "");
 
     if (n >= (int)sizeof line)
         n = (int)sizeof line - 1;
@@ -78,7 +78,9 @@ static int spec_it(lua_State *L)
     return 0;
 }
 
-/* --- host.env ------------------------------------------------------------------------------------------------ */
+/* --- host.env
+ * ------------------------------------------------------------------------------------------------
+ */
 struct spec_env {
     struct hook_env *env;
     struct release *release;
@@ -137,8 +139,8 @@ static int env_get(lua_State *L)
     return 1;
 }
 
-/* env:call(function, ...) -> "default" | "done", results ... | "failed", text.  "" is the chunk of a
- * chunk-shaped script. */
+/* env:call(function, ...) -> "default" | "done", results ... | "failed", text.  "" is the chunk of
+ * a chunk-shaped script. */
 static int env_call(lua_State *L)
 {
     struct spec_env *x = luaL_checkudata(L, 1, ENV);
@@ -205,17 +207,20 @@ static int env_present(lua_State *L)
     return 1;
 }
 
-/* --- running --------------------------------------------------------------------------------------------------- */
+/* --- running
+ * ---------------------------------------------------------------------------------------------------
+ */
 struct spec_run {
     struct hook_env *env;
 };
 
 static int spec_main(lua_State *L)
 {
-    static const luaL_Reg methods[] = {
-        {"set", env_set}, {"get", env_get}, {"call", env_call}, {"present", env_present},
-        {"message", env_message}, {NULL, NULL}};
-    static const luaL_Reg functions[] = {{"describe", spec_describe}, {"it", spec_it}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"set", env_set},         {"get", env_get},
+                                       {"call", env_call},       {"present", env_present},
+                                       {"message", env_message}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"describe", spec_describe}, {"it", spec_it}, {NULL, NULL}};
     struct spec_run *r = lua_touserdata(L, 1);
 
     lua_settop(L, 0);
@@ -262,7 +267,7 @@ struct script_tests {
     struct spec_file {
         const char *name;
         struct str text;
-    } *files;
+    } * files;
     unsigned count;
 };
 
@@ -280,7 +285,8 @@ static int run_file(const struct spec_file *f, struct spec *s, struct err *e)
     }
     struct spec *outer = running;
     running = s;
-    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) != 0) {
+    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) !=
+        0) {
         s->r->failed++;
         say("FAIL", "the file", own.text);
     }
@@ -370,7 +376,8 @@ int script_test(const char *path, void (*print)(void *ctx, struct str out), void
     return rc;
 }
 
-/* --- the site's own tests ------------------------------------------------------------------------------------- */
+/* --- the site's own tests
+ * ------------------------------------------------------------------------------------- */
 static bool is_test(const struct chunk *c)
 {
     return str_starts(str_of(c->name), STR("tests/"));
@@ -392,7 +399,8 @@ static bool names(const struct chunk *c, const char *name)
     return false;
 }
 
-/* Marks in `in` what depends on `name`, over any number of steps.  Returns how many tests that are. */
+/* Marks in `in` what depends on `name`, over any number of steps.  Returns how many tests that are.
+ */
 static unsigned dependants(struct chunk *const *v, bool *in, size_t n, const char *name)
 {
     unsigned tests = 0;
@@ -422,7 +430,8 @@ static void run_site_test(struct chunk *c, struct spec *s)
     s->file = c->where;
     s->group[0] = '\0';
     running = s;
-    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) != 0) {
+    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) !=
+        0) {
         s->r->failed++;
         say("FAIL", "the file", own.text);
     }
@@ -430,8 +439,8 @@ static void run_site_test(struct chunk *c, struct spec *s)
     env_drop(&env);
 }
 
-int script_try(struct str given, struct str text, void (*print)(void *ctx, struct str out), void *ctx,
-               struct script_test_result *r, struct err *e)
+int script_try(struct str given, struct str text, void (*print)(void *ctx, struct str out),
+               void *ctx, struct script_test_result *r, struct err *e)
 {
     struct spec s = {.r = r, .print = print, .ctx = ctx};
     char name[112];

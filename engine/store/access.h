@@ -1,6 +1,7 @@
 /* IP access restrictions (spec 2 'IP Access Restrictions'): rows of `access_rule`, most specific
  * first, first match decides; no rows at all: everybody may connect; rows but no match: refused.
- * Cached per worker under GEN_ACL and refreshed in the background, so the greeting asks no database. */
+ * Cached per worker under GEN_ACL and refreshed in the background, so the greeting asks no
+ * database. */
 #pragma once
 
 #include "core/err.h"

@@ -20,7 +20,7 @@ enum {
 
 #define ACCOUNT_COLUMNS                                                                            \
     "id, name, enabled, admin, expires, access, may_send_remote, may_receive_remote, "             \
-    "max_out_bytes, inbox, forward, use_forward, assistant, redirect_assistant, "                    \
+    "max_out_bytes, inbox, forward, use_forward, assistant, redirect_assistant, "                  \
     "assistant_hours, forward_hours, big_redirect, small_redirect, skip_if_quarantined"
 
 static struct directory *current;

@@ -1,7 +1,7 @@
 /* Users, domains, aliases and mappings: the address book that decides who is local.
  *
- * Read through a per-worker cache under generation numbers of the shared segment; a *negative* answer
- * is given only after asking the database (architecture 2).  All functions run in a task. */
+ * Read through a per-worker cache under generation numbers of the shared segment; a *negative*
+ * answer is given only after asking the database (architecture 2).  All functions run in a task. */
 #pragma once
 
 #include "core/arena.h"
@@ -9,20 +9,25 @@
 #include "core/str.h"
 
 enum {
-    ACCESS_POP3 = 1, ACCESS_IMAP = 2, ACCESS_SMTP = 4, ACCESS_WEB = 8, ACCESS_PASSWORD = 16,
-    ACCESS_LDAP = 32, ACCESS_ALL = 63
+    ACCESS_POP3 = 1,
+    ACCESS_IMAP = 2,
+    ACCESS_SMTP = 4,
+    ACCESS_WEB = 8,
+    ACCESS_PASSWORD = 16,
+    ACCESS_LDAP = 32,
+    ACCESS_ALL = 63
 };
 
 struct account {
     uint64_t id;
-    struct str name;       /* lower case, 1-32 of [a-z0-9._-] */
-    bool enabled, admin;   /* enabled: may sign in; mail arrives either way (spec 1.8) */
+    struct str name;     /* lower case, 1-32 of [a-z0-9._-] */
+    bool enabled, admin; /* enabled: may sign in; mail arrives either way (spec 1.8) */
     bool expired;
-    uint32_t access;       /* ACCESS_ bits */
-    bool may_send_remote;  /* spec 1.12 Allow sending of Internet mail */
+    uint32_t access;      /* ACCESS_ bits */
+    bool may_send_remote; /* spec 1.12 Allow sending of Internet mail */
     bool may_receive_remote;
-    uint64_t max_out_bytes; /* 0: no limit */
-    uint64_t inbox;        /* mailbox id */
+    uint64_t max_out_bytes;        /* 0: no limit */
+    uint64_t inbox;                /* mailbox id */
     struct str forward, assistant; /* `;` lists, spec 1.9 */
     bool use_forward, redirect_assistant;
     struct str assistant_hours, forward_hours; /* "from-to", or empty */
@@ -44,8 +49,8 @@ enum mapping_kind { MAPPING_SMTP, MAPPING_POP3, MAPPING_FROM };
 struct mapping {
     struct str pattern, target; /* target: user, list, group, *REMOTE, SMTP:..., address */
 };
-/* All mappings that match `address` (local part @ domain, lower-cased domain) for this kind of mail,
- * in id order; `tilde` asks for the ~@domain ones instead.  Zero matches is success. */
+/* All mappings that match `address` (local part @ domain, lower-cased domain) for this kind of
+ * mail, in id order; `tilde` asks for the ~@domain ones instead.  Zero matches is success. */
 int mapping_find(struct str address, enum mapping_kind kind, bool tilde, struct arena *a,
                  struct mapping **v_r, uint32_t *n_r, struct err *e);
 

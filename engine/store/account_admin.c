@@ -184,7 +184,13 @@ int account_set_password(uint64_t id, struct str password, struct err *e)
 
 /* How the text of a field becomes a column. */
 enum field_type {
-    FIELD_BOOL, FIELD_ACCESS, FIELD_BYTES, FIELD_DATE, FIELD_LIST, FIELD_COMMENT, FIELD_HOURS,
+    FIELD_BOOL,
+    FIELD_ACCESS,
+    FIELD_BYTES,
+    FIELD_DATE,
+    FIELD_LIST,
+    FIELD_COMMENT,
+    FIELD_HOURS,
     FIELD_REDIRECT
 };
 static const struct field {
@@ -208,7 +214,8 @@ static const struct field {
     {"forward_hours", "update account set forward_hours = $2 where id = $1", FIELD_HOURS},
     {"big_redirect", "update account set big_redirect = $2 where id = $1", FIELD_REDIRECT},
     {"small_redirect", "update account set small_redirect = $2 where id = $1", FIELD_REDIRECT},
-    {"skip_if_quarantined", "update account set skip_if_quarantined = $2 where id = $1", FIELD_BOOL},
+    {"skip_if_quarantined", "update account set skip_if_quarantined = $2 where id = $1",
+     FIELD_BOOL},
 };
 
 static bool flag_of(struct str s, bool *v_r)
@@ -278,8 +285,7 @@ static bool hours_ok(struct str s)
 {
     struct str rest = s, from = str_cut(&rest, '-');
 
-    return str_trim(s).n == 0 ||
-           (str_chr(s, '-') >= 0 && moment_ok(from) && moment_ok(rest));
+    return str_trim(s).n == 0 || (str_chr(s, '-') >= 0 && moment_ok(from) && moment_ok(rest));
 }
 
 bool account_redirect(struct str text, int64_t *kb_r, bool *copy_r, struct str *targets_r)
@@ -329,7 +335,8 @@ static int field_arg(const struct field *f, struct str value, struct db_arg *arg
         break;
     case FIELD_HOURS:
         if (!hours_ok(value))
-            return err_set(e, ERR_SYNTAX, "%s: from-to, each blank, YYYYMMDD, HH:MM or both", f->name);
+            return err_set(e, ERR_SYNTAX, "%s: from-to, each blank, YYYYMMDD, HH:MM or both",
+                           f->name);
         break;
     case FIELD_REDIRECT:
         if (str_trim(value).n > 0) {
@@ -337,8 +344,10 @@ static int field_arg(const struct field *f, struct str value, struct db_arg *arg
             bool copy;
             struct str targets;
             if (!account_redirect(value, &kb, &copy, &targets))
-                return err_set(e, ERR_SYNTAX, "%s: such as '1024 copy anna;bob@example.com', or "
-                               "'1024 redirect ...'", f->name);
+                return err_set(e, ERR_SYNTAX,
+                               "%s: such as '1024 copy anna;bob@example.com', or "
+                               "'1024 redirect ...'",
+                               f->name);
         }
         break;
     default:
@@ -422,7 +431,8 @@ int account_list(struct arena *a, struct str glob, struct account_info **v_r, ui
                 "a.may_send_remote, a.may_receive_remote, a.max_out_bytes, a.inbox, a.forward, "
                 "a.use_forward, a.assistant, a.redirect_assistant, a.comment, "
                 "coalesce(m.n, 0)::bigint, coalesce(m.s, 0)::bigint, a.assistant_hours, "
-                "a.forward_hours, a.big_redirect, a.small_redirect, a.skip_if_quarantined from account a left join ("
+                "a.forward_hours, a.big_redirect, a.small_redirect, a.skip_if_quarantined from "
+                "account a left join ("
                 "  select account, sum(n) n, sum(s) s from ("
                 "    select account, messages::bigint n, bytes s from mailbox union all "
                 "    select account, 1, size from arrival) x group by account"

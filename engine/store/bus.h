@@ -15,7 +15,8 @@ enum bus_kind {
     BUS_QUEUE        /* queue rows were added */
 };
 
-/* fd: this process's end, or -1 for none (--single, command line): then only local watchers hear. */
+/* fd: this process's end, or -1 for none (--single, command line): then only local watchers hear.
+ */
 void bus_open(int fd);
 void bus_close(void);
 /* `id`: the mailbox, or 0. */
@@ -32,8 +33,9 @@ struct bus_packet {
     uint64_t number, id;
     uint32_t kind, from;
 };
-/* The supervisor's side: its ends of the sockets, in non-blocking use.  Call when members[from].fd is
- * readable: forwards what is there to all others.  A new process's entry starts with number 0. */
+/* The supervisor's side: its ends of the sockets, in non-blocking use.  Call when members[from].fd
+ * is readable: forwards what is there to all others.  A new process's entry starts with number 0.
+ */
 struct bus_relay {
     int fd; /* -1: empty */
     uint64_t number;

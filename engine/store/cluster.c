@@ -370,8 +370,8 @@ int cluster_stop(const char *datadir, bool fast, struct err *e)
 
 /* --- starting
  * -------------------------------------------------------------------------------------- */
-/* Mail is written once and read seldom, and the kernel caches it, too: measured, 256 MB took in mail no
- * faster than 64 MB, and each page of it counts as memory of ours. */
+/* Mail is written once and read seldom, and the kernel caches it, too: measured, 256 MB took in
+ * mail no faster than 64 MB, and each page of it counts as memory of ours. */
 static unsigned buffers_mb(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
@@ -402,8 +402,8 @@ static int write_conf(const char *dir, const char *socket, uid_t uid, gid_t gid,
             "full_page_writes = on\n"
             "synchronous_commit = on\n"
             "wal_compression = off\n"
-            /* A new log file of 16 MB is not filled with zeros first: everybody's commit would wait for
-             * that, and after a large message for one such file after the other. */
+            /* A new log file of 16 MB is not filled with zeros first: everybody's commit would wait
+             * for that, and after a large message for one such file after the other. */
             "wal_init_zero = off\n"
             "wal_level = replica\n"
             "max_wal_senders = 4\n"

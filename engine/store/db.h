@@ -1,11 +1,11 @@
-/* The database as the rest of the engine sees it: a pool of asynchronous connections per process and
- * statements that are called like functions.
+/* The database as the rest of the engine sees it: a pool of asynchronous connections per process
+ * and statements that are called like functions.
  *
  * Every function here runs in a task (task.h) and parks it while the server works.  A statement is
  * parametrised ($1...), prepared on first use per connection (keyed by its text, so pass string
  * literals or long-lived text), with binary results and parameters.  Result memory is the caller's
- * arena.  Errors: TEMP when the database is away (callers answer 451, NO [UNAVAILABLE], [SYS/TEMP]),
- * EXISTS for unique violations, LIMIT for a full disk, INTERNAL else. */
+ * arena.  Errors: TEMP when the database is away (callers answer 451, NO [UNAVAILABLE],
+ * [SYS/TEMP]), EXISTS for unique violations, LIMIT for a full disk, INTERNAL else. */
 #pragma once
 
 #include "core/arena.h"
@@ -16,9 +16,21 @@
 #include <stdint.h>
 
 enum db_type {
-    DB_BOOL, DB_INT4, DB_INT8, DB_FLOAT8, DB_TEXT, DB_BYTEA, DB_TIMESTAMP, /* ms since 1970, UTC */
-    DB_JSONB, DB_INET_TEXT, /* text sent with a cast in the statement */
-    DB_INT8_ARRAY, DB_INT4_ARRAY, DB_TEXT_ARRAY, DB_BYTEA_ARRAY, DB_BOOL_ARRAY, DB_TIMESTAMP_ARRAY
+    DB_BOOL,
+    DB_INT4,
+    DB_INT8,
+    DB_FLOAT8,
+    DB_TEXT,
+    DB_BYTEA,
+    DB_TIMESTAMP, /* ms since 1970, UTC */
+    DB_JSONB,
+    DB_INET_TEXT, /* text sent with a cast in the statement */
+    DB_INT8_ARRAY,
+    DB_INT4_ARRAY,
+    DB_TEXT_ARRAY,
+    DB_BYTEA_ARRAY,
+    DB_BOOL_ARRAY,
+    DB_TIMESTAMP_ARRAY
 };
 
 struct db_arg {
@@ -36,9 +48,18 @@ struct db_arg {
     };
 };
 
-static inline struct db_arg db_bool(bool b) { return (struct db_arg){.type = DB_BOOL, .b = b}; }
-static inline struct db_arg db_int(int64_t i) { return (struct db_arg){.type = DB_INT8, .i = i}; }
-static inline struct db_arg db_int4(int32_t i) { return (struct db_arg){.type = DB_INT4, .i = i}; }
+static inline struct db_arg db_bool(bool b)
+{
+    return (struct db_arg){.type = DB_BOOL, .b = b};
+}
+static inline struct db_arg db_int(int64_t i)
+{
+    return (struct db_arg){.type = DB_INT8, .i = i};
+}
+static inline struct db_arg db_int4(int32_t i)
+{
+    return (struct db_arg){.type = DB_INT4, .i = i};
+}
 static inline struct db_arg db_text(struct str s)
 {
     return (struct db_arg){.type = DB_TEXT, .s = s, .null = s.p == NULL};
@@ -72,13 +93,17 @@ const char *rows_name(const struct rows *r, uint32_t col);
 uint64_t rows_affected(const struct rows *r);
 bool rows_null(const struct rows *r, uint32_t row, uint32_t col);
 bool rows_bool(const struct rows *r, uint32_t row, uint32_t col);
-int64_t rows_int(const struct rows *r, uint32_t row, uint32_t col);   /* int2, int4, int8, timestamp (ms) */
-struct str rows_str(const struct rows *r, uint32_t row, uint32_t col); /* text, bytea, name, jsonb */
+int64_t rows_int(const struct rows *r, uint32_t row,
+                 uint32_t col); /* int2, int4, int8, timestamp (ms) */
+struct str rows_str(const struct rows *r, uint32_t row,
+                    uint32_t col); /* text, bytea, name, jsonb */
 /* Any type as text (for SQL from scripts and the command line). */
 struct str rows_text(const struct rows *r, uint32_t row, uint32_t col, struct arena *a);
 /* Binary array of int8 or text; returns the count. */
-uint32_t rows_ints(const struct rows *r, uint32_t row, uint32_t col, struct arena *a, int64_t **v_r);
-uint32_t rows_strs(const struct rows *r, uint32_t row, uint32_t col, struct arena *a, struct str **v_r);
+uint32_t rows_ints(const struct rows *r, uint32_t row, uint32_t col, struct arena *a,
+                   int64_t **v_r);
+uint32_t rows_strs(const struct rows *r, uint32_t row, uint32_t col, struct arena *a,
+                   struct str **v_r);
 
 /* One statement, its own transaction.  `r` may be NULL.  Retried once, transparently, when the
  * connection turned out to be dead before anything was sent. */

@@ -22,7 +22,7 @@ enum {
     SECOND_WRITER_MESSAGES = 16, /* a second commit starts only for a batch worth it */
     SECOND_WRITER_BYTES = 1024 * 1024,
     RECOVER_MS = 50,
-    BUSY_MS = 50, /* so long after a small message more are expected */
+    BUSY_MS = 50,        /* so long after a small message more are expected */
     SESSIONS_MAX = 1000, /* ledger rows of sessions that wait; more are counted only */
     SESSIONS_MS = 500,
     SESSIONS_BATCH = 200
@@ -40,7 +40,7 @@ static struct pending *first, **last = &first;
 static uint32_t waiting;
 static size_t waiting_bytes;
 static bool open_now;
-static unsigned active; /* writers at work */
+static unsigned active;   /* writers at work */
 static uint64_t small_at; /* loop_ms() of the last message without parts */
 static struct {
     uint64_t messages, batches, largest;

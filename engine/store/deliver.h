@@ -32,29 +32,29 @@ void stage_free(struct stage **s);
 
 /* A head variant: the header section that stands above the body, ending with its empty line. */
 struct deliver_head {
-    struct str bytes;     /* trace lines + header section as stored, with the empty line */
-    uint32_t ours;        /* how many bytes on top are ours (Received, Return-Path ...) */
-    struct str received;  /* the head as received when lines inside were changed, else empty */
+    struct str bytes;    /* trace lines + header section as stored, with the empty line */
+    uint32_t ours;       /* how many bytes on top are ours (Received, Return-Path ...) */
+    struct str received; /* the head as received when lines inside were changed, else empty */
 };
 struct deliver_target { /* an arrival: a message for one mailbox */
     uint64_t account, mailbox;
-    uint32_t head;        /* index into heads */
-    uint32_t flags;       /* FLAG_ bits of mailbox.h */
+    uint32_t head;  /* index into heads */
+    uint32_t flags; /* FLAG_ bits of mailbox.h */
     const struct str *keywords;
     uint32_t keyword_count;
-    int64_t at;           /* internal date, ms; 0: now */
+    int64_t at; /* internal date, ms; 0: now */
 };
 struct deliver_remote { /* a queue row: spec 5, architecture 4 */
     uint32_t head;
     struct str recipient; /* envelope address */
-    struct str route;     /* empty: outqueue by domain; else "[user:pass@]host[:port]" LAN forwarding */
+    struct str route; /* empty: outqueue by domain; else "[user:pass@]host[:port]" LAN forwarding */
     struct str notify, orcpt; /* RFC 3461 parameters, or empty */
     bool hold;
 };
 struct deliver_message {
-    struct stage *stage;            /* the body; still to be freed by the caller */
-    struct str sender;              /* envelope sender, "" for the null one */
-    struct str env_id, ret;         /* RFC 3461 ENVID and RET */
+    struct stage *stage;    /* the body; still to be freed by the caller */
+    struct str sender;      /* envelope sender, "" for the null one */
+    struct str env_id, ret; /* RFC 3461 ENVID and RET */
     struct deliver_head *heads;
     uint32_t head_count;
     struct deliver_target *targets;
@@ -62,10 +62,10 @@ struct deliver_message {
     struct deliver_remote *remotes;
     uint32_t remote_count;
     /* decision ledger (architecture 3): JSON texts, any may be empty */
-    struct str trace;               /* trace id, stands in Received */
+    struct str trace; /* trace id, stands in Received */
     struct str ledger_inputs, ledger_steps, ledger_answers;
     struct str auth_user, peer, subject;
-    const char *kind;               /* "smtp", "submission", "append", "import", "collector" */
+    const char *kind; /* "smtp", "submission", "append", "import", "collector" */
 };
 /* LIMIT: too large for the database; TEMP: 451; INTERNAL.  *id_r: the body's id. */
 int deliver_commit(struct deliver_message *m, uint64_t *id_r, struct err *e);

@@ -1,28 +1,33 @@
-/* Mailboxes: names, counters, the packed index, views of sessions, and everything that changes them.
+/* Mailboxes: names, counters, the packed index, views of sessions, and everything that changes
+ * them.
  *
  * All functions run in a task.  Every change locks the mailbox row first, gives a MODSEQ, commits
- * with a flush and then tells the bus.  A view is one session's picture of a mailbox: it changes only
- * when view_sync() is called, so a session decides when to announce what. */
+ * with a flush and then tells the bus.  A view is one session's picture of a mailbox: it changes
+ * only when view_sync() is called, so a session decides when to announce what. */
 #pragma once
 
 #include "core/arena.h"
 #include "core/err.h"
-#include "core/str.h"
 #include "core/limits.h"
+#include "core/str.h"
 #include "store/deliver.h"
 
 #include <stdint.h>
 
 /* Flags column: bits 0-7 system and product, 8-31 keywords named in the mailbox row. */
 enum {
-    FLAG_SEEN = 1, FLAG_ANSWERED = 2, FLAG_FLAGGED = 4, FLAG_DELETED = 8, FLAG_DRAFT = 16,
+    FLAG_SEEN = 1,
+    FLAG_ANSWERED = 2,
+    FLAG_FLAGGED = 4,
+    FLAG_DELETED = 8,
+    FLAG_DRAFT = 16,
     FLAG_HELD = 64, /* invisible to clients (spec 2 'Hold messages instead of deleting them') */
     FLAG_KEYWORD0 = 256
 };
 
 struct mailbox_info {
     uint64_t id, account;
-    struct str name;       /* UTF-8, '/' between levels, "INBOX" in capitals */
+    struct str name; /* UTF-8, '/' between levels, "INBOX" in capitals */
     uint32_t uidvalidity, uidnext;
     uint64_t highestmodseq;
     uint32_t messages, unseen, recent; /* with arrivals after sequencing */
@@ -31,8 +36,8 @@ struct mailbox_info {
     struct str special_use; /* "\\Sent", ... or empty */
 };
 
-/* All mailboxes of an account, sorted by name; subscriptions to names that do not exist are rows with
- * selectable = false and id = 0. */
+/* All mailboxes of an account, sorted by name; subscriptions to names that do not exist are rows
+ * with selectable = false and id = 0. */
 int mailbox_list(uint64_t account, struct arena *a, struct mailbox_info **v_r, uint32_t *n_r,
                  struct err *e);
 int mailbox_find(uint64_t account, struct str name, struct arena *a, struct mailbox_info *r,
@@ -55,12 +60,12 @@ int mailbox_sequence(uint64_t mailbox, uint32_t *new_r, struct err *e);
 struct view {
     uint64_t account, mailbox;
     uint32_t uidvalidity, uidnext;
-    uint64_t highestmodseq;      /* state of this picture */
-    uint32_t count;              /* messages in the picture; sequence number n is index n-1 */
-    uint32_t *uids;              /* ascending */
+    uint64_t highestmodseq; /* state of this picture */
+    uint32_t count;         /* messages in the picture; sequence number n is index n-1 */
+    uint32_t *uids;         /* ascending */
     uint32_t *flags;
     uint64_t *mods;
-    uint32_t recent_from;        /* UIDs >= this are \Recent in this session */
+    uint32_t recent_from; /* UIDs >= this are \Recent in this session */
     uint32_t keyword_count;
     char keywords[KEYWORDS_MAX][64];
     bool readonly;
@@ -75,14 +80,14 @@ void view_close(struct view **v);
 /* What changed since the picture was made.  `expunge` false: expunged messages stay in the picture
  * for now (RFC 3501 7.4.1), everything else is applied. */
 struct view_changes {
-    uint32_t *expunged;          /* sequence numbers, in the order to announce (each counted after
-                                    the one before has gone) */
+    uint32_t *expunged; /* sequence numbers, in the order to announce (each counted after
+                           the one before has gone) */
     uint32_t expunged_count;
-    uint32_t *changed;           /* indexes (after the expunges) whose flags changed */
+    uint32_t *changed; /* indexes (after the expunges) whose flags changed */
     uint32_t changed_count;
-    uint32_t added;              /* new at the end */
+    uint32_t added; /* new at the end */
     bool keywords_changed;
-    bool gone;                   /* the mailbox was deleted */
+    bool gone; /* the mailbox was deleted */
 };
 int view_sync(struct view *v, bool expunge, struct arena *a, struct view_changes *c_r,
               struct err *e);
@@ -90,9 +95,9 @@ int view_sync(struct view *v, bool expunge, struct arena *a, struct view_changes
 /* Head, size and internal date of messages; loaded by page and kept a while. */
 struct view_ref {
     uint64_t head;
-    uint32_t size;               /* RFC822.SIZE: head + body */
-    int64_t at;                  /* internal date, ms */
-    bool gone;                   /* expunged and purged: NO [EXPUNGEISSUED] */
+    uint32_t size; /* RFC822.SIZE: head + body */
+    int64_t at;    /* internal date, ms */
+    bool gone;     /* expunged and purged: NO [EXPUNGEISSUED] */
 };
 int view_refs(struct view *v, const uint32_t *index, uint32_t n, struct view_ref *out,
               struct err *e);
@@ -129,8 +134,8 @@ int mailbox_append(uint64_t account, struct str name, struct stage *s, struct st
                    uint32_t *uidvalidity_r, uint32_t *uid_r, struct err *e);
 
 /* --- message bytes --------------------------------------------------------------------------- */
-/* Reads bytes [offset, offset + length) of a stored message (head followed by body; less at its end)
- * into the arena. */
+/* Reads bytes [offset, offset + length) of a stored message (head followed by body; less at its
+ * end) into the arena. */
 int message_read(uint64_t head, uint64_t offset, uint64_t length, struct arena *a, struct str *r,
                  struct err *e);
 struct message_info {
@@ -144,8 +149,8 @@ int message_info(uint64_t head, struct arena *a, struct message_info *r, struct 
 /* Heads of many messages in one query: out[i] the header section, empty when gone. */
 int message_heads(const uint64_t *heads, uint32_t n, struct arena *a, struct str *out,
                   struct err *e);
-/* Whole small messages (head + body) of many, for FETCH BODY[] over ranges; those over `limit` bytes
- * get p == NULL and are read with message_read. */
+/* Whole small messages (head + body) of many, for FETCH BODY[] over ranges; those over `limit`
+ * bytes get p == NULL and are read with message_read. */
 int messages_read(const uint64_t *heads, uint32_t n, uint64_t limit, struct arena *a,
                   struct str *out, struct err *e);
 

@@ -151,8 +151,8 @@ static int take_arrivals(struct tx *tx, struct arena *a, struct mailbox_row *m, 
 {
     const struct rows *r;
 
-    /* A statement of its own, after the lock: it must see what the last holder left.  By place: a join
-     * on the ids took n * n steps, for the planner never knows how many rows wait here. */
+    /* A statement of its own, after the lock: it must see what the last holder left.  By place: a
+     * join on the ids took n * n steps, for the planner never knows how many rows wait here. */
     if (tx_exec(tx, a, &r, e,
                 "delete from arrival where ctid = any (array(select ctid from arrival "
                 "where account = $1 and mailbox = $2 order by at, id limit 4096)) "

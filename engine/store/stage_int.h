@@ -13,8 +13,8 @@ struct stage {
     bool taken;               /* a commit names it */
     struct arena *arena;      /* of the part tree */
     struct mime_parser *mime; /* sees the bytes pass; NULL when no head was told */
-    struct stage *next;  /* waits behind this one to write a part */
-    struct task *writer; /* who waits; NULL: nobody, or its turn has come */
+    struct stage *next;       /* waits behind this one to write a part */
+    struct task *writer;      /* who waits; NULL: nobody, or its turn has come */
 };
 
 /* The packed part tree (mail/structure.h), p == NULL without one.  Lives as long as the stage. */

@@ -1,5 +1,6 @@
-/* What a call from the engine into Lua costs: an empty hook, a shipped hook, and setting up an environment.
- * Built by hook_cost.py against the layers of the program.  Prints one line of JSON, microseconds. */
+/* What a call from the engine into Lua costs: an empty hook, a shipped hook, and setting up an
+ * environment. Built by hook_cost.py against the layers of the program.  Prints one line of JSON,
+ * microseconds. */
 #include "unit/script/script_test.h"
 
 enum { WARM = 2000, ROUNDS = 20000 };
@@ -36,9 +37,10 @@ static double hook(const char *text, enum hook_id id)
     return middle(ROUNDS);
 }
 
-/* An environment is set up when it is first called: its layers' chunks run then.  `empty` is the price of
- * the call itself. */
-static double environment(const char *script, const char *text, enum hook_id id, unsigned nargs, double empty)
+/* An environment is set up when it is first called: its layers' chunks run then.  `empty` is the
+ * price of the call itself. */
+static double environment(const char *script, const char *text, enum hook_id id, unsigned nargs,
+                          double empty)
 {
     struct hval args[] = {hv_str(STR("POP3")), hv_str(STR("anna"))};
     enum { N = 5000 };
@@ -74,12 +76,15 @@ static void measure(void *unused)
     /* 700 lines, as a grown site script has: 70 functions and 20 tables */
     n += (size_t)snprintf(big, sizeof big, "function DoNOOP(x) end\n");
     for (int i = 0; i < 70; i++) {
-        n += (size_t)snprintf(big + n, sizeof big - n,
-                              "function helper%d(a, b)\n  local n = 0\n  if a == b then\n    n = n + %d\n"
-                              "  end\n  if n > 3 then return a .. '%d' end\n  return b\nend\n", i, i, i);
+        n += (size_t)snprintf(
+            big + n, sizeof big - n,
+            "function helper%d(a, b)\n  local n = 0\n  if a == b then\n    n = n + %d\n"
+            "  end\n  if n > 3 then return a .. '%d' end\n  return b\nend\n",
+            i, i, i);
         if (i < 20)
             n += (size_t)snprintf(big + n, sizeof big - n,
-                                  "list%d = {\n  'a',\n  'b',\n  helper%d,\n  key = %d,\n}\n", i, i, i);
+                                  "list%d = {\n  'a',\n  'b',\n  helper%d,\n  key = %d,\n}\n", i, i,
+                                  i);
     }
     double empty = hook("function DoNOOP(x) end", HOOK_SMTPSVR_DoNOOP);
     printf("{\"empty_hook\": %.2f, ", empty);

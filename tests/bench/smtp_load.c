@@ -4,10 +4,10 @@
  *             [--no-reuse] [--seed S]
  *
  * Each connection waits for every reply before it sends the next command, as most senders do.  With
- * --no-reuse a connection carries one message.  The recipient of message i is PREFIX(i mod COUNT)@D.
- * Latency is the time from MAIL FROM (without reuse: from connecting) to the reply to the final dot.
- * Prints one line of JSON; `start` and `end` are CLOCK_MONOTONIC seconds, which the caller compares with
- * its own clock.  Exit status 1 when any message was not accepted. */
+ * --no-reuse a connection carries one message.  The recipient of message i is PREFIX(i mod
+ * COUNT)@D. Latency is the time from MAIL FROM (without reuse: from connecting) to the reply to the
+ * final dot. Prints one line of JSON; `start` and `end` are CLOCK_MONOTONIC seconds, which the
+ * caller compares with its own clock.  Exit status 1 when any message was not accepted. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -59,15 +59,17 @@ static void die(const char *what)
 /* Random text: lines of 76 characters, so nothing compresses away and no two bodies agree. */
 static size_t make_message(char *out, long n)
 {
-    static const char alphabet[65] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+    static const char alphabet[65] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
     uint64_t x = (seed * 1000003u + (uint64_t)n + 1) * 0x9E3779B97F4A7C15u;
-    int head = sprintf(out,
-                       "From: Sender %ld <sender%ld@example.org>\r\nTo: %s%ld@%s\r\n"
-                       "Subject: load message %ld of seed %llu\r\nDate: Mon, 05 Jan 2026 10:00:00 +0000\r\n"
-                       "Message-ID: <%llx.%ld@example.org>\r\nMIME-Version: 1.0\r\n"
-                       "Content-Type: text/plain; charset=us-ascii\r\n\r\n",
-                       n % 1000, n % 1000, prefix, n % users, domain, n, (unsigned long long)seed,
-                       (unsigned long long)x, n);
+    int head = sprintf(
+        out,
+        "From: Sender %ld <sender%ld@example.org>\r\nTo: %s%ld@%s\r\n"
+        "Subject: load message %ld of seed %llu\r\nDate: Mon, 05 Jan 2026 10:00:00 +0000\r\n"
+        "Message-ID: <%llx.%ld@example.org>\r\nMIME-Version: 1.0\r\n"
+        "Content-Type: text/plain; charset=us-ascii\r\n\r\n",
+        n % 1000, n % 1000, prefix, n % users, domain, n, (unsigned long long)seed,
+        (unsigned long long)x, n);
     char *p = out + head, *end = out + (size > head + 80 ? size : head + 80) - 2;
     unsigned column = 0;
     enum { BLOCK = 78 * 1024 };
@@ -136,7 +138,8 @@ static void open_conn(struct conn *c)
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->begun = now();
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (c->fd < 0 || (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0 && errno != EINPROGRESS))
+    if (c->fd < 0 ||
+        (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0 && errno != EINPROGRESS))
         die("connect");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->step = GREET;
@@ -174,8 +177,8 @@ static void begin_message(struct conn *c)
 
 static void reply(struct conn *c, int code)
 {
-    static const int expected[] = {[GREET] = 220, [EHLO] = 250, [MAIL] = 250, [RCPT] = 250,
-                                   [DATA] = 354, [DOT] = 250};
+    static const int expected[] = {
+        [GREET] = 220, [EHLO] = 250, [MAIL] = 250, [RCPT] = 250, [DATA] = 354, [DOT] = 250};
     if (c->step != QUIT && code != expected[c->step]) {
         if (failed++ < 5)
             fprintf(stderr, "smtp_load: step %d answered: %.200s\n", (int)c->step, c->in);
@@ -194,7 +197,8 @@ static void reply(struct conn *c, int code)
         begin_message(c);
         break;
     case MAIL:
-        say_line(c, RCPT, sprintf(c->out, "RCPT TO:<%s%ld@%s>\r\n", prefix, c->message % users, domain));
+        say_line(c, RCPT,
+                 sprintf(c->out, "RCPT TO:<%s%ld@%s>\r\n", prefix, c->message % users, domain));
         break;
     case RCPT:
         say_line(c, DATA, sprintf(c->out, "DATA\r\n"));
@@ -324,7 +328,8 @@ int main(int argc, char **argv)
         qsort(latency, (size_t)good, sizeof *latency, by_size);
     printf("{\"accepted\": %ld, \"failed\": %ld, \"start\": %.6f, \"end\": %.6f, \"rate\": %.1f, "
            "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f}\n",
-           good, failed, start, end, (double)good / (end - start), good ? latency[good / 2] * 1e3 : 0,
-           good ? latency[good * 99 / 100] * 1e3 : 0, good ? latency[good - 1] * 1e3 : 0);
+           good, failed, start, end, (double)good / (end - start),
+           good ? latency[good / 2] * 1e3 : 0, good ? latency[good * 99 / 100] * 1e3 : 0,
+           good ? latency[good - 1] * 1e3 : 0);
     return failed != 0;
 }

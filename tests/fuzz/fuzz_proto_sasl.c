@@ -14,8 +14,11 @@ static int give(struct str name, struct account *r, struct arena *a, struct err 
 {
     if (!proved)
         return err_set(e, ERR_DENIED, "authentication failed");
-    *r = (struct account){.id = 1, .name = arena_dup(a, name), .enabled = true,
-                          .forward = STR(""), .assistant = STR("")};
+    *r = (struct account){.id = 1,
+                          .name = arena_dup(a, name),
+                          .enabled = true,
+                          .forward = STR(""),
+                          .assistant = STR("")};
     return 0;
 }
 

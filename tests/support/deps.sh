@@ -29,7 +29,7 @@ deps_install() {
 deps_build="gcc cmake ninja-build pkg-config libc6-dev libevent-dev libssl-dev libpq-dev liblua5.4-dev
  lua-lpeg-dev libpcre2-dev libidn2-dev libunbound-dev nettle-dev postgresql-15"
 # What the tests need on top.
-deps_test="libcmocka-dev clang libclang-rt-14-dev lua-check python3 postgresql-client-15 curl swaks msmtp
+deps_test="libcmocka-dev clang clang-format git libclang-rt-14-dev lua-check python3 postgresql-client-15 curl swaks msmtp
  fetchmail isync mutt openssl procps libnet-ssleay-perl libauthen-sasl-perl bsdutils e2fsprogs mount"
 
 # The program does not run as root: it becomes this user.

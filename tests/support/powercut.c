@@ -1,9 +1,9 @@
 /* A preloaded library that remembers what a power cut would leave.
  *
  * Below POWERCUT_ROOT each fsync or fdatasync of a file copies its contents to
- * POWERCUT_SHADOW/files/INODE and notes its name; each fsync of a folder notes the names that stand in it.
- * Whatever was not synced is not there.  tests/faults/test_powercut.py builds the folder again from that.
- * POWERCUT_LIE=1 remembers nothing, as a disk that lies, or fsync=off, would.
+ * POWERCUT_SHADOW/files/INODE and notes its name; each fsync of a folder notes the names that stand
+ * in it. Whatever was not synced is not there.  tests/faults/test_powercut.py builds the folder
+ * again from that. POWERCUT_LIE=1 remembers nothing, as a disk that lies, or fsync=off, would.
  * POWERCUT_DELAY_MS delays each sync (the "slow flush" of the benchmarks). */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -96,7 +96,8 @@ static void keep_names(const char *folder, const char *rel)
     DIR *names = opendir(path);
     while (names != NULL && (d = readdir(names)) != NULL) {
         const char *rest = d->d_name + n + (n > 0);
-        if (d->d_name[0] == '.' || (n > 0 && (strncmp(d->d_name, rel, n) != 0 || d->d_name[n] != '%')) ||
+        if (d->d_name[0] == '.' ||
+            (n > 0 && (strncmp(d->d_name, rel, n) != 0 || d->d_name[n] != '%')) ||
             strchr(rest, '%') != NULL)
             continue;
         struct stat st;

@@ -325,7 +325,7 @@ def test_routing_options_of_users():
         assert counts() == [3, 3, 1]
         put(s, 'user_redirect.lua', """
 for _, line in ipairs(Headers) do
-  if line:lower():match("^subject:") and #Headers >= 1 then Forwards, UseForwards = "dave", true end
+  if User == "bob" and line:match("^Subject:") then Forwards, UseForwards = "dave", true end
 end""")
         s.send(to='bob@example.test')
         assert counts() == [3, 4, 2]
@@ -454,6 +454,16 @@ def test_session_on_an_old_release_ends():
             c.send('Subject: x\r\n\r\nx\r\n.\r\n')
             assert c.reply().startswith('250')
             assert c.cmd('NOOP').startswith('421'), 'after the message in hand'
+
+
+def test_specs():
+    """tests/lua and tests/compat in the program itself."""
+    tests = pathlib.Path(__file__).resolve().parents[1]
+    with Server(workers=1) as s:
+        s.users('bob').start()
+        for folder in ('lua', 'compat'):
+            r = s.cli('script', 'test', tests / folder, check=False)
+            assert r.returncode == 0 and ' 0 failed' in r.stdout, r.stdout + r.stderr
 
 
 main(globals())

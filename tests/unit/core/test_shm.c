@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 static struct sockaddr_storage peer(const char *text)
@@ -62,7 +63,8 @@ static void test_sessions(void **state)
     /* a reserved seat is only for the privileged */
     assert_int_equal(shm_session_enter(0, &p, 5, 0, 1, false), 1);
     assert_int_equal(shm_session_enter(0, &p, 5, 0, 1, true), 0);
-    assert_int_equal(shm_session_enter(0, &p, 3, 0, 9, false), 1); /* more reserved than there are */
+    assert_int_equal(shm_session_enter(0, &p, 3, 0, 9, false),
+                     1); /* more reserved than there are */
     shm_session_leave(0, &p);
     leave(0, "192.0.2.1");
     leave(0, "192.0.2.1");
@@ -74,7 +76,8 @@ static void test_sessions(void **state)
     shm_reap(1);
 }
 
-/* Eight processes at once get exactly the seats there are; those that are killed give theirs back. */
+/* Eight processes at once get exactly the seats there are; those that are killed give theirs back.
+ */
 static void test_processes(void **state)
 {
     int up[2];

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 static char trail[64];
@@ -118,8 +119,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order), cmocka_unit_test(test_sleep_and_cancel),
-        cmocka_unit_test(test_work), cmocka_unit_test(test_stack),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_sleep_and_cancel),
+        cmocka_unit_test(test_work),
+        cmocka_unit_test(test_stack),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 static int server_fd;
@@ -240,8 +241,9 @@ static void waits(void *arg)
     struct err e = ERR_INIT;
     int *seen = arg;
 
-    assert_int_equal(dns_lookup(DNS_A, seen == &closed ? "slow.two.example" : "slow.one.example",
-                                a, &r, &e), -1);
+    assert_int_equal(
+        dns_lookup(DNS_A, seen == &closed ? "slow.two.example" : "slow.one.example", a, &r, &e),
+        -1);
     *seen = (int)e.cls;
     arena_free(&a);
 }

@@ -1,5 +1,5 @@
-/* Streams over a socketpair: lines in pieces of one byte, pausing, slow readers, ends of both sides,
- * TLS with records larger than the buffer. */
+/* Streams over a socketpair: lines in pieces of one byte, pausing, slow readers, ends of both
+ * sides, TLS with records larger than the buffer. */
 #include "core/loop.h"
 #include "core/shm.h"
 #include "core/task.h"
@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 enum { LINE_CAP = 100 };
@@ -267,8 +268,8 @@ static void big_writer(void *arg)
     wrote = true;
 }
 
-/* A task that writes more than the peer reads is parked, holds at most the high-water mark, and goes
- * on when the peer reads; meanwhile nothing more is read from that peer. */
+/* A task that writes more than the peer reads is parked, holds at most the high-water mark, and
+ * goes on when the peer reads; meanwhile nothing more is read from that peer. */
 static void test_slow_reader(void **state)
 {
     static char sink[65536];
@@ -468,10 +469,12 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, open_pair, close_pair)
     const struct CMUnitTest tests[] = {
-        TEST(test_pieces),       TEST(test_partial),      TEST(test_pause),
-        TEST(test_line_limits),  TEST(test_half_close),   TEST(test_finish),
-        TEST(test_free_inside),  TEST(test_slow_reader),  TEST(test_stuck_reader),
-        TEST(test_free_while_writing), TEST(test_tls_record), TEST(test_tls_end),
+        TEST(test_pieces),        TEST(test_partial),
+        TEST(test_pause),         TEST(test_line_limits),
+        TEST(test_half_close),    TEST(test_finish),
+        TEST(test_free_inside),   TEST(test_slow_reader),
+        TEST(test_stuck_reader),  TEST(test_free_while_writing),
+        TEST(test_tls_record),    TEST(test_tls_end),
         TEST(test_tls_injection), TEST(test_tls_tickets),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -192,10 +192,10 @@ static void test_mailboxes(void **state)
                "<* 5 OK *", "> 6 LIST \"\" a/*", "< * LIST (\\HasChildren) \"/\" a/b",
                "< * LIST (\\HasNoChildren) \"/\" a/b/c", "< 6 OK *", "> 7 CREATE &AOQ-", "< 7 OK *",
                "> 8 LIST \"\" &AOQ-", "< * LIST * \"/\" &AOQ-", "< 8 OK *", "> 9 CREATE x&y",
-               "< 9 NO [CANNOT] *", "> 10 CREATE \"x*y\"", "< 10 NO [CANNOT]*", "> 11 SUBSCRIBE a/b/c",
-               "< 11 OK *", "> 12 LSUB \"\" %", "<* * LSUB (\\Noselect) \"/\" a", "<* 12 OK *",
-               "> 13 LSUB \"\" a/*", "< * LSUB (\\Noselect) \"/\" a/b", "< * LSUB () \"/\" a/b/c",
-               "< 13 OK *"));
+               "< 9 NO [CANNOT] *", "> 10 CREATE \"x*y\"", "< 10 NO [CANNOT]*",
+               "> 11 SUBSCRIBE a/b/c", "< 11 OK *", "> 12 LSUB \"\" %",
+               "<* * LSUB (\\Noselect) \"/\" a", "<* 12 OK *", "> 13 LSUB \"\" a/*",
+               "< * LSUB (\\Noselect) \"/\" a/b", "< * LSUB () \"/\" a/b/c", "< 13 OK *"));
     run(1, SCRIPT(LOGIN, "> 1 LIST (SUBSCRIBED RECURSIVEMATCH) \"\" a RETURN (CHILDREN)",
                   "< * LIST (\\HasChildren) \"/\" a (\"CHILDINFO\" (\"SUBSCRIBED\"))", "< 1 OK *",
                   "> 2 LIST \"\" (sent a) RETURN (STATUS (MESSAGES UIDNEXT) SUBSCRIBED)",

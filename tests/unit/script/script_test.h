@@ -1,4 +1,5 @@
-/* What the tests of the script layer share: a host without a database, environments from texts, calls. */
+/* What the tests of the script layer share: a host without a database, environments from texts,
+ * calls. */
 #pragma once
 
 #include "core/log.h"
@@ -20,8 +21,8 @@
 #include <cmocka.h>
 
 static api_open_fn *const test_apis[] = {
-    api_mail_open,  api_crypto_open,  api_json_open,  api_cache_open,
-    api_regex_open, api_message_open, api_store_open, api_send_open, NULL,
+    api_mail_open,    api_crypto_open, api_json_open, api_cache_open, api_regex_open,
+    api_message_open, api_store_open,  api_send_open, NULL,
 };
 
 static inline const char *share_dir(void)
@@ -113,8 +114,8 @@ static inline bool script_says_ok(const char *text)
     return ok;
 }
 
-/* A test's body in a task.  Checks are counted there and asserted outside: cmocka leaves a failed test
- * with a long jump, which must not go from a task's stack to the main one. */
+/* A test's body in a task.  Checks are counted there and asserted outside: cmocka leaves a failed
+ * test with a long jump, which must not go from a task's stack to the main one. */
 static unsigned check_failures;
 #define CHECK(what)                                                                                \
     do {                                                                                           \

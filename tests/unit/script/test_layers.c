@@ -1,5 +1,5 @@
-/* Layers, default(), declared globals, isolation between environments, zero-copy bytes, and how long
- * things take. */
+/* Layers, default(), declared globals, isolation between environments, zero-copy bytes, and how
+ * long things take. */
 #include "unit/script/script_test.h"
 
 static struct str first(const struct outcome *o)
@@ -7,7 +7,8 @@ static struct str first(const struct outcome *o)
     return o->hc.nresults ? hv_as_str(&o->hc.results[0], STR("")) : STR("");
 }
 
-/* --- one function overridden, default() --------------------------------------------------------------------- */
+/* --- one function overridden, default()
+ * --------------------------------------------------------------------- */
 IN_TASK(test_override)
 {
     struct outcome o;
@@ -21,7 +22,8 @@ IN_TASK(test_override)
     outcome_free(&o);
     env_drop(&env);
     /* The site changes what default() says. */
-    env = env_of("usermanager", "function TranslateUsername(p, s) return default(p, s) .. '-' .. p end");
+    env = env_of("usermanager",
+                 "function TranslateUsername(p, s) return default(p, s) .. '-' .. p end");
     o = call_hook(env, HOOK_USERMANAGER_TranslateUsername, 2, args);
     CHECK(o.what == HOOK_DONE && str_eqz(first(&o), "anna-POP3"));
     outcome_free(&o);
@@ -52,7 +54,8 @@ IN_TASK(test_override)
     env_drop(&env);
 }
 
-/* --- chunk shape and user scripts ---------------------------------------------------------------------------- */
+/* --- chunk shape and user scripts
+ * ---------------------------------------------------------------------------- */
 IN_TASK(test_chunk)
 {
     struct arena *a = arena_new(512);
@@ -61,8 +64,10 @@ IN_TASK(test_chunk)
     struct outcome o;
     (void)unused;
     release_add(r, chunk_new(STR("user_redirect"), STR("Forwards = 'site'"), false));
-    release_add(r, chunk_new(STR("anna/user_redirect"),
-                             STR("default() Forwards = User .. '@' .. tostring(UseForwards) Mine = 1"), false));
+    release_add(r,
+                chunk_new(STR("anna/user_redirect"),
+                          STR("default() Forwards = User .. '@' .. tostring(UseForwards) Mine = 1"),
+                          false));
     struct hook_env *env = env_make("user_redirect", STR("anna"), r);
     hook_env_set(env, "User", hv_str(STR("anna")));
     hook_env_set(env, "UseForwards", hv_bool(true));
@@ -84,7 +89,8 @@ IN_TASK(test_chunk)
     arena_free(&a);
 }
 
-/* --- declared globals ------------------------------------------------------------------------------------------ */
+/* --- declared globals
+ * ------------------------------------------------------------------------------------------ */
 IN_TASK(test_globals)
 {
     struct arena *a = arena_new(512);
@@ -114,7 +120,9 @@ IN_TASK(test_globals)
     arena_free(&a);
 }
 
-/* --- results ------------------------------------------------------------------------------------------------------ */
+/* --- results
+ * ------------------------------------------------------------------------------------------------------
+ */
 IN_TASK(test_results)
 {
     struct outcome o;
@@ -124,19 +132,20 @@ IN_TASK(test_results)
     hv_put(a, &map, "Delete", hv_bool(false));
     struct hval args[] = {hv_str(STR("a@x")), hv_str(STR("hi")), hv_list(), map,
                           hv_list(),          hv_int(100),       hv_list()};
-    struct hook_env *env =
-        env_of("smtpsvr", "function ProcessMessage(from, subj, rcpts, act, mime, size, att)\n"
-                          "act.HeaderModifiers = {'X-A: 1', 'X-B: ' .. size} act.Recipients = {'z@x'}\n"
-                          "act.Nested = {a = {b = {1, 2.5, true}}} return act end\n"
-                          "function GetMaxMessageSize() return '1000.9' end\n"
-                          "function GetEHLOCapabilities(c) c[#c + 1] = 'XTEST' return c end\n"
-                          "function DoHELO() return 250 end\n"
-                          "function CheckRecipients() local t = {} t[1] = t return t end\n"
-                          "function MonitorBcc() return {a = 1} end");
+    struct hook_env *env = env_of(
+        "smtpsvr", "function ProcessMessage(from, subj, rcpts, act, mime, size, att)\n"
+                   "act.HeaderModifiers = {'X-A: 1', 'X-B: ' .. size} act.Recipients = {'z@x'}\n"
+                   "act.Nested = {a = {b = {1, 2.5, true}}} return act end\n"
+                   "function GetMaxMessageSize() return '1000.9' end\n"
+                   "function GetEHLOCapabilities(c) c[#c + 1] = 'XTEST' return c end\n"
+                   "function DoHELO() return 250 end\n"
+                   "function CheckRecipients() local t = {} t[1] = t return t end\n"
+                   "function MonitorBcc() return {a = 1} end");
     o = call_hook(env, HOOK_SMTPSVR_ProcessMessage, 7, args);
     CHECK(o.what == HOOK_DONE && o.hc.nresults == 2 && o.hc.results[1].type == HV_NIL);
     const struct hval *mods = hv_get(&o.hc.results[0], "HeaderModifiers");
-    CHECK(mods && mods->type == HV_LIST && mods->v.count == 2 && str_eqz(mods->v.items[1].s, "X-B: 100"));
+    CHECK(mods && mods->type == HV_LIST && mods->v.count == 2 &&
+          str_eqz(mods->v.items[1].s, "X-B: 100"));
     const struct hval *deep = hv_get(hv_get(hv_get(&o.hc.results[0], "Nested"), "a"), "b");
     CHECK(deep && deep->v.count == 3 && deep->v.items[1].type == HV_NUM);
     CHECK(!hv_get_bool(&o.hc.results[0], "Delete", true));
@@ -162,8 +171,10 @@ IN_TASK(test_results)
     arena_free(&a);
 }
 
-/* --- the message, zero-copy ----------------------------------------------------------------------------------------- */
-static const char message[] = "Subject: hi\r\nTo: b@x\r\n\r\nline one\r\nline two\r\n--b\r\nX: y\r\n\r\naGVsbG8=\r\n";
+/* --- the message, zero-copy
+ * ----------------------------------------------------------------------------------------- */
+static const char message[] =
+    "Subject: hi\r\nTo: b@x\r\n\r\nline one\r\nline two\r\n--b\r\nX: y\r\n\r\naGVsbG8=\r\n";
 
 IN_TASK(test_message)
 {
@@ -177,8 +188,8 @@ IN_TASK(test_message)
     hv_put(a, &part, "End", hv_int((int64_t)sizeof message - 1));
     hv_put(a, &part, "Encoding", hv_str(STR("base64")));
     hv_push(a, &mime, part);
-    struct hval args[] = {hv_str(STR("")), hv_str(STR("")), hv_list(), hv_map(),
-                          mime,            hv_int(0),       hv_list()};
+    struct hval args[] = {hv_str(STR("")), hv_str(STR("")), hv_list(), hv_map(), mime,
+                          hv_int(0),       hv_list()};
     struct hook_env *env = env_of(
         "smtpsvr",
         "function ProcessMessage(_, _, _, act)\n"
@@ -192,24 +203,33 @@ IN_TASK(test_message)
         "assert(VPOP3.GetMessagePartBody('1', true) == 'hello')\n"
         "assert(VPOP3.GetMessagePart('9') == nil)\n"
         "local m = mail.Message() kept = m it = m:gmatch('%a+')\n"
-        "assert(#m > 50 and m:len() == #m and m:sub(1, 7) == 'Subject' and m:find('hi', 1, true) == 10)\n"
-        "assert(m:match('To: (%S+)') == 'b@x' and m:byte() == 83 and m:upper():sub(1, 4) == 'SUBJ')\n"
+        "assert(#m > 50 and m:len() == #m and m:sub(1, 7) == 'Subject' and m:find('hi', 1, true) "
+        "== 10)\n"
+        "assert(m:match('To: (%S+)') == 'b@x' and m:byte() == 83 and m:upper():sub(1, 4) == "
+        "'SUBJ')\n"
         "assert(m:gsub('line', 'row'):find('row one')) assert(tostring(m):sub(1, 3) == 'Sub')\n"
-        "assert((m .. 'x'):sub(-1) == 'x' and ('x' .. m):sub(1, 2) == 'xS' and m == mail.Message())\n"
+        "assert((m .. 'x'):sub(-1) == 'x' and ('x' .. m):sub(1, 2) == 'xS' and m == "
+        "mail.Message())\n"
         "assert(m < 'T' and m > 'A' and 'A' <= m and ('%s'):format(m) == tostring(m))\n"
         "assert(m:rep(2) == tostring(m) .. tostring(m) and m:reverse():reverse() == tostring(m))\n"
         "assert(table.concat({m, 'x'}):sub(-1) == 'x' and string.find(m, 'two'))\n"
-        "assert(#VPOP3.SHA256(m) == 32 and VPOP3.Base64Decode(VPOP3.Base64Encode(m)) == tostring(m))\n"
+        "assert(#VPOP3.SHA256(m) == 32 and VPOP3.Base64Decode(VPOP3.Base64Encode(m)) == "
+        "tostring(m))\n"
         "assert(mail.regex.compile('line (\\\\w+)'):match(m) == 'one')\n"
         "assert(not pcall(function() m.x = 1 end) and getmetatable(m) == false)\n"
         "assert(not pcall(setmetatable, m, {}))\n"
         "return act end\n"
-        "function DoNOOP() assert(not pcall(tostring, kept)) assert(not pcall(function() return #kept end))\n"
+        "function DoNOOP() assert(not pcall(tostring, kept)) assert(not pcall(function() return "
+        "#kept end))\n"
         "assert(not pcall(it)) assert(not pcall(mail.Message)) return 'ok' end");
     struct outcome o = {.e = ERR_INIT, .a = arena_new(512)};
     char *copy = strdup(message);
-    o.hc = (struct hook_call){.id = HOOK_SMTPSVR_ProcessMessage, .env = env, .arena = o.a, .args = args,
-                              .nargs = 7, .message = str_make(copy, sizeof message - 1)};
+    o.hc = (struct hook_call){.id = HOOK_SMTPSVR_ProcessMessage,
+                              .env = env,
+                              .arena = o.a,
+                              .args = args,
+                              .nargs = 7,
+                              .message = str_make(copy, sizeof message - 1)};
     o.what = hook_call(&o.hc, &o.e);
     if (o.what != HOOK_DONE)
         fprintf(stderr, "%s\n", o.e.text);
@@ -223,14 +243,16 @@ IN_TASK(test_message)
     arena_free(&a);
 }
 
-/* --- isolation: A marks everything it can reach, B looks at everything it can reach --------------------------------- */
+/* --- isolation: A marks everything it can reach, B looks at everything it can reach
+ * --------------------------------- */
 static const char marker[] =
     "local seen = {}\n"
     "local function mark(t)\n"
     "  if type(t) == 'table' and not seen[t] then\n"
     "    seen[t] = true\n"
     "    local keys = {} pcall(function() for k in pairs(t) do keys[#keys + 1] = k end end)\n"
-    "    pcall(function() local k = nil repeat k = next(t, k) if k ~= nil then keys[#keys + 1] = k end until k == nil end)\n"
+    "    pcall(function() local k = nil repeat k = next(t, k) if k ~= nil then keys[#keys + 1] = k "
+    "end until k == nil end)\n"
     "    pcall(function() t.MARK = 'leak' end) pcall(rawset, t, 'MARK', 'leak')\n"
     "    pcall(function() t[1] = 'leak' end) pcall(table.insert, t, 'leak')\n"
     "    local m = getmetatable(t) if type(m) == 'table' then mark(m) end\n"
@@ -245,8 +267,11 @@ static const char marker[] =
     "  local skip = {[mail.cache.set] = 1, [mail.cache.add] = 1, [print] = 1, [mail.Log] = 1}\n"
     "  for f in pairs(skip) do seen[f] = true end\n"
     "  local E = _G\n"
-    "  mark(E) for _, n in ipairs{'string','table','math','utf8','os','coroutine','bit32','mail','VPOP3','VPOP3Net'} do mark(E[n]) end\n"
-    "  mark(getmetatable('')) mark(getmetatable(print)) mark(getmetatable(1)) mark(getmetatable(coroutine.running()))\n"
+    "  mark(E) for _, n in "
+    "ipairs{'string','table','math','utf8','os','coroutine','bit32','mail','VPOP3','VPOP3Net'} do "
+    "mark(E[n]) end\n"
+    "  mark(getmetatable('')) mark(getmetatable(print)) mark(getmetatable(1)) "
+    "mark(getmetatable(coroutine.running()))\n"
     "  mark(require 'text') mark(require 'address') mark(require 'shared')\n"
     "  require('shared').value = 'leak' require('shared').set('leak')\n"
     "  math.randomseed(42)\n"
@@ -262,26 +287,29 @@ static const char watcher[] =
     "  if t == 'leak' then error('found at ' .. path, 0) end\n"
     "  if type(t) == 'table' and not seen[t] then\n"
     "    seen[t] = true\n"
-    "    assert(t.MARK == nil, path) assert(rawget(t, 'MARK') == nil, path) assert(rawget(t, 1) == nil or path:find('reach'), path)\n"
+    "    assert(t.MARK == nil, path) assert(rawget(t, 'MARK') == nil, path) assert(rawget(t, 1) == "
+    "nil or path:find('reach'), path)\n"
     "    local m = getmetatable(t) if type(m) == 'table' then look(m, path .. '#') end\n"
     "    for k, v in pairs(t) do look(k, path .. '.key') look(v, path .. '.' .. tostring(k)) end\n"
     "  end\n"
     "end\n"
     "function DoNOOP()\n"
     "  look(_G, '_G') local E = _G\n"
-    "  for _, n in ipairs{'string','table','math','utf8','os','coroutine','bit32','mail','VPOP3'} do look(E[n], n) end\n"
-    "  look(require 'text', 'text') look(require 'address', 'address') look(require 'shared', 'shared')\n"
+    "  for _, n in ipairs{'string','table','math','utf8','os','coroutine','bit32','mail','VPOP3'} "
+    "do look(E[n], n) end\n"
+    "  look(require 'text', 'text') look(require 'address', 'address') look(require 'shared', "
+    "'shared')\n"
     "  assert(require('shared').value == nil and require('shared').get() == nil)\n"
-    "  assert(LOADED == nil and GLOBAL == nil and string2 == nil and ValidClientAddress ~= 'leak' and IPAddress == nil and Recipients == nil)\n"
+    "  assert(LOADED == nil and GLOBAL == nil and string2 == nil and ValidClientAddress ~= 'leak' "
+    "and IPAddress == nil and Recipients == nil)\n"
     "  assert(('x').MARK == nil) local a = math.random(2^40) RANDOM = a\n"
     "  return tostring(a)\n"
     "end\n";
-static const char shared_module[] =
-    "local hidden\n"
-    "local M = {}\n"
-    "function M.set(v) hidden = v end\n"
-    "function M.get() return hidden end\n"
-    "return M\n";
+static const char shared_module[] = "local hidden\n"
+                                    "local M = {}\n"
+                                    "function M.set(v) hidden = v end\n"
+                                    "function M.get() return hidden end\n"
+                                    "return M\n";
 
 static struct hook_env *isolated(const char *text)
 {
@@ -325,18 +353,22 @@ IN_TASK(test_isolation)
     env_drop(&b);
 }
 
-/* --- steps of the ledger ---------------------------------------------------------------------------------------------- */
+/* --- steps of the ledger
+ * ---------------------------------------------------------------------------------------------- */
 IN_TASK(test_steps)
 {
     struct arena *a = arena_new(512);
     struct hook_steps *steps = hook_steps_new(a);
     (void)unused;
     CHECK(str_eqz(hook_steps_text(steps), "[]"));
-    struct hook_env *env =
-        env_of("smtpsvr", "function DoNOOP() return '250 \"ok\"\\n' end function DoMAILFROM() error('no') end");
+    struct hook_env *env = env_of(
+        "smtpsvr",
+        "function DoNOOP() return '250 \"ok\"\\n' end function DoMAILFROM() error('no') end");
     for (int i = 0; i < 100; i++) {
-        struct hook_call hc = {.id = i % 2 ? HOOK_SMTPSVR_DoNOOP : HOOK_SMTPSVR_DoMAILFROM, .env = env,
-                               .arena = a, .steps = steps};
+        struct hook_call hc = {.id = i % 2 ? HOOK_SMTPSVR_DoNOOP : HOOK_SMTPSVR_DoMAILFROM,
+                               .env = env,
+                               .arena = a,
+                               .steps = steps};
         struct err e = ERR_INIT;
         hook_call(&hc, &e);
         if (i == 1) {
@@ -352,7 +384,9 @@ IN_TASK(test_steps)
     arena_free(&a);
 }
 
-/* --- memory and time ---------------------------------------------------------------------------------------------------- */
+/* --- memory and time
+ * ----------------------------------------------------------------------------------------------------
+ */
 static char *big_script(void)
 {
     struct arena *a = arena_new(65536);
@@ -360,11 +394,12 @@ static char *big_script(void)
     size_t n = 0;
 
     for (int i = 0; i < 70; i++)
-        n += (size_t)snprintf(text + n, 65536 - n,
-                              "function helper%d(a, b)\n  local t = {a, b, %d}\n"
-                              "  if a == 'x%d' then\n    return t[1] .. ' value ' .. tostring(b)\n  end\n"
-                              "  -- a comment\n\n  return nil\nend\n\n",
-                              i, i, i);
+        n += (size_t)snprintf(
+            text + n, 65536 - n,
+            "function helper%d(a, b)\n  local t = {a, b, %d}\n"
+            "  if a == 'x%d' then\n    return t[1] .. ' value ' .. tostring(b)\n  end\n"
+            "  -- a comment\n\n  return nil\nend\n\n",
+            i, i, i);
     snprintf(text + n, 65536 - n, "function DoNOOP() end\n");
     arena_free(&a);
     return text;
@@ -402,8 +437,9 @@ IN_TASK(test_speed)
     for (int i = 0; i < CALLS; i++)
         hook_present(warm, HOOK_SMTPSVR_MessageLine);
     double present = (double)(loop_ns() - before) / 1000.0 / CALLS;
-    printf("environment of 700 lines: %.1f us, %.1f KB; empty hook: %.2f us; hook_present: %.2f us\n", set_up,
-           bytes / 1024, call, present);
+    printf(
+        "environment of 700 lines: %.1f us, %.1f KB; empty hook: %.2f us; hook_present: %.2f us\n",
+        set_up, bytes / 1024, call, present);
 #if !defined(__SANITIZE_ADDRESS__)
     CHECK(set_up < 100);
     CHECK(call < 20);
@@ -419,12 +455,18 @@ IN_TASK(test_speed)
     free(text);
 }
 
-/* --- names ---------------------------------------------------------------------------------------------------------------- */
+/* --- names
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 static void test_names(void **state)
 {
-    static const char *const good[][2] = {{"SMTPSVR.LUA", "smtpsvr"}, {"Anna/User_Redirect.lua", "anna/user_redirect"},
-                                          {"a", "a"}, {"pack.txt", "pack.txt"}, {"lib.sub", "lib.sub"}};
-    static const char *const wrong[] = {"", ".lua", "../x", "a//b", "/a", "a/", "a b", "a\n", "..", "a/../b", ".x"};
+    static const char *const good[][2] = {{"SMTPSVR.LUA", "smtpsvr"},
+                                          {"Anna/User_Redirect.lua", "anna/user_redirect"},
+                                          {"a", "a"},
+                                          {"pack.txt", "pack.txt"},
+                                          {"lib.sub", "lib.sub"}};
+    static const char *const wrong[] = {"",    ".lua", "../x", "a//b",   "/a", "a/",
+                                        "a b", "a\n",  "..",   "a/../b", ".x"};
     struct err e = ERR_INIT;
     char to[112];
     (void)state;
@@ -440,12 +482,18 @@ static void test_names(void **state)
     assert_int_equal(script_check(STR("smtpsvr"), STR("x = = 1"), &e), -1);
     assert_int_equal(e.cls, ERR_SYNTAX);
     assert_non_null(strstr(e.text, "smtpsvr.lua:1:"));
-    assert_int_equal(script_check(STR("smtpsvr"), STR("-- [[\nlocal s = [==[\nfunction DoNoop() ]==]\n"
-                                                      "function DoMailFrom() end"), &e), -1);
+    assert_int_equal(script_check(STR("smtpsvr"),
+                                  STR("-- [[\nlocal s = [==[\nfunction DoNoop() ]==]\n"
+                                      "function DoMailFrom() end"),
+                                  &e),
+                     -1);
     assert_non_null(strstr(e.text, "smtpsvr.lua:4: the hook is called DoMAILFROM"));
-    assert_int_equal(script_check(STR("smtpsvr"), STR("--[[ function DoMailFrom() ]] local function doquit() end "
-                                                      "x = 'function DoMailFrom()' function DoMAILFROM() end "
-                                                      "function t() end"), &e), 0);
+    assert_int_equal(script_check(STR("smtpsvr"),
+                                  STR("--[[ function DoMailFrom() ]] local function doquit() end "
+                                      "x = 'function DoMailFrom()' function DoMAILFROM() end "
+                                      "function t() end"),
+                                  &e),
+                     0);
     assert_int_equal(script_check(STR("smtpsvr"), STR("\x1bLua"), &e), -1);
     assert_int_equal(script_check(STR("rules.txt"), STR("not lua"), &e), 0);
 }
@@ -453,9 +501,11 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_override), cmocka_unit_test(test_chunk),     cmocka_unit_test(test_globals),
-        cmocka_unit_test(test_results),  cmocka_unit_test(test_message),   cmocka_unit_test(test_isolation),
-        cmocka_unit_test(test_steps),    cmocka_unit_test(test_speed),     cmocka_unit_test(test_names),
+        cmocka_unit_test(test_override), cmocka_unit_test(test_chunk),
+        cmocka_unit_test(test_globals),  cmocka_unit_test(test_results),
+        cmocka_unit_test(test_message),  cmocka_unit_test(test_isolation),
+        cmocka_unit_test(test_steps),    cmocka_unit_test(test_speed),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, host_setup, host_teardown);
 }

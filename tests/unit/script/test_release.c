@@ -1,5 +1,5 @@
-/* Releases against a real database: put, roll back, history; sessions keep the release they began with;
- * routing and the store's functions for scripts. */
+/* Releases against a real database: put, roll back, history; sessions keep the release they began
+ * with; routing and the store's functions for scripts. */
 #include "unit/script/script_test.h"
 
 #include "store/account.h"
@@ -74,20 +74,27 @@ IN_TASK(test_change)
     CHECK(script_put(STR("SMTPSVR.LUA"), NOOP("one"), STR("admin"), STR("first"), &one, &e) == 0);
     struct hook_env *first = hook_env_new("smtpsvr", STR(""));
     CHECK(says(first, "one"));
-    CHECK(script_put(STR("smtpsvr"), NOOP("two"), STR("admin"), STR(""), &two, &e) == 0 && two != one);
+    CHECK(script_put(STR("smtpsvr"), NOOP("two"), STR("admin"), STR(""), &two, &e) == 0 &&
+          two != one);
     struct hook_env *second = hook_env_new("smtpsvr", STR(""));
     CHECK(says(second, "two"));
     CHECK(says(first, "one")); /* the session keeps what it began with */
     /* What does not compile, or is the engine's own, changes nothing. */
-    CHECK(script_put(STR("smtpsvr"), STR("function"), STR("admin"), STR(""), NULL, &e) == -1 && e.cls == ERR_SYNTAX);
-    CHECK(script_put(STR("guard"), STR(""), STR("admin"), STR(""), NULL, &e) == -1 && e.cls == ERR_DENIED);
-    CHECK(script_put(STR("../x"), STR(""), STR("admin"), STR(""), NULL, &e) == -1 && e.cls == ERR_SYNTAX);
-    CHECK(script_get(STR("SmtpSvr.lua"), a, &text, &shipped, &e) == 0 && !shipped && str_find(text, STR("two")) > 0);
+    CHECK(script_put(STR("smtpsvr"), STR("function"), STR("admin"), STR(""), NULL, &e) == -1 &&
+          e.cls == ERR_SYNTAX);
+    CHECK(script_put(STR("guard"), STR(""), STR("admin"), STR(""), NULL, &e) == -1 &&
+          e.cls == ERR_DENIED);
+    CHECK(script_put(STR("../x"), STR(""), STR("admin"), STR(""), NULL, &e) == -1 &&
+          e.cls == ERR_SYNTAX);
+    CHECK(script_get(STR("SmtpSvr.lua"), a, &text, &shipped, &e) == 0 && !shipped &&
+          str_find(text, STR("two")) > 0);
     CHECK(script_get(STR("guard"), a, &text, &shipped, &e) == 0 && shipped && text.n > 100);
     CHECK(script_get(STR("nosuch"), a, &text, &shipped, &e) == -1 && e.cls == ERR_NOTFOUND);
     /* Bytes stay bytes. */
-    CHECK(script_put(STR("pack.txt"), str_make("a\0\xff", 3), STR("admin"), STR(""), NULL, &e) == 0);
-    CHECK(script_get(STR("pack.txt"), a, &text, &shipped, &e) == 0 && text.n == 3 && text.p[1] == '\0');
+    CHECK(script_put(STR("pack.txt"), str_make("a\0\xff", 3), STR("admin"), STR(""), NULL, &e) ==
+          0);
+    CHECK(script_get(STR("pack.txt"), a, &text, &shipped, &e) == 0 && text.n == 3 &&
+          text.p[1] == '\0');
     CHECK(script_put(STR("empty"), STR(""), STR("admin"), STR(""), &three, &e) == 0);
     CHECK(script_list(a, &v, &n, &e) == 0 && n >= 7);
     bool listed = false;
@@ -95,14 +102,17 @@ IN_TASK(test_change)
         listed |= str_eqz(v[i].name, "smtpsvr") && v[i].site && v[i].shipped && v[i].hash.n >= 8;
     CHECK(listed);
     CHECK(script_remove(STR("empty"), STR("admin"), STR(""), NULL, &e) == 0);
-    CHECK(script_remove(STR("empty"), STR("admin"), STR(""), NULL, &e) == -1 && e.cls == ERR_NOTFOUND);
+    CHECK(script_remove(STR("empty"), STR("admin"), STR(""), NULL, &e) == -1 &&
+          e.cls == ERR_NOTFOUND);
     CHECK(script_rollback(one, STR("admin"), NULL, &e) == 0);
     CHECK(script_rollback(999999999, STR("admin"), NULL, &e) == -1 && e.cls == ERR_NOTFOUND);
     struct hook_env *third = hook_env_new("smtpsvr", STR(""));
     CHECK(says(third, "one") && says(second, "two"));
     CHECK(script_get(STR("pack.txt"), a, &text, &shipped, &e) == -1);
-    CHECK(script_history(a, &h, &n, &e) == 0 && n == 6 && h[0].active && !h[1].active && h[0].files == 1);
-    CHECK(str_eqz(h[0].who, "admin") && str_eqz(h[0].note, "rollback") && h[5].id == one && h[5].at > 0);
+    CHECK(script_history(a, &h, &n, &e) == 0 && n == 6 && h[0].active && !h[1].active &&
+          h[0].files == 1);
+    CHECK(str_eqz(h[0].who, "admin") && str_eqz(h[0].note, "rollback") && h[5].id == one &&
+          h[5].at > 0);
     hook_env_free(&first);
     hook_env_free(&second);
     hook_env_free(&third);
@@ -227,33 +237,47 @@ IN_TASK(test_routing)
     CHECK(resolves("nobody@example.com", false, "unknown", NULL));
     CHECK(resolves("abuse@example.com", false, "local", "postmaster"));
     CHECK(resolves("x@elsewhere.org", true, "remote", "x@elsewhere.org"));
-    CHECK(script_put(STR("routing"), STR("function resolve(a, s) if a:find('^ticket') then return {{kind = 'local', "
-                                         "user = 'anna'}} end return default(a, s) end"),
-                     STR("t"), STR(""), NULL, &e) == 0);
+    CHECK(
+        script_put(STR("routing"),
+                   STR("function resolve(a, s) if a:find('^ticket') then return {{kind = 'local', "
+                       "user = 'anna'}} end return default(a, s) end"),
+                   STR("t"), STR(""), NULL, &e) == 0);
     CHECK(resolves("ticket-5@example.com", false, "local", "anna"));
     CHECK(resolves("nobody@example.com", false, "unknown", NULL));
 }
 
 static const char *const store_scripts[] = {
-    "local r = assert(VPOP3.PostgresQuery('select 1 + 1 as two, null as none, $1::text as t', {'x'})) "
+    "local r = assert(VPOP3.PostgresQuery('select 1 + 1 as two, null as none, $1::text as t', "
+    "{'x'})) "
     "assert(#r == 1 and r[1].two == '2' and r[1].none == nil and r[1].t == 'x')",
-    "local r, text, class = VPOP3.PostgresQuery('select nosuch from nowhere') assert(r == nil and text and class)",
+    "local r, text, class = VPOP3.PostgresQuery('select nosuch from nowhere') assert(r == nil and "
+    "text and class)",
     "local r, text, class = VPOP3.PostgresQuery('insert into domain values (1)') assert(r == nil)",
     "local r = VPOP3.PostgresQuery('select * from credential') assert(r == nil)",
     "local r = VPOP3.PostgresQuery('select pg_sleep(10)') assert(r == nil)",
-    "local r = VPOP3.PostgresQuery('select generate_series(1, 20000) as i') assert(r == nil or #r <= 10000)",
-    "assert(VPOP3.GetSetting('server.product') == 'Moonpost' and VPOP3.GetSetting('no.such') == nil "
+    "local r = VPOP3.PostgresQuery('select generate_series(1, 20000) as i') assert(r == nil or #r "
+    "<= 10000)",
+    "assert(VPOP3.GetSetting('server.product') == 'Moonpost' and VPOP3.GetSetting('no.such') == "
+    "nil "
     "and VPOP3.GetSetting('*') == nil)",
-    "assert(VPOP3.IsLocalAddress('anna@example.com') == true and VPOP3.IsLocalAddress('x@elsewhere.org') == false)",
-    "assert(VPOP3.AddressType('anna@example.com') == 'User') assert(VPOP3.AddressType('info@example.com') == 'Mapping') "
-    "assert(VPOP3.AddressType('x@elsewhere.org') == 'Remote') assert(VPOP3.AddressType('zz@example.com') == 'Invalid') "
-    "assert(VPOP3.AddressType('abuse@example.com') == 'Postmaster') assert(VPOP3.AddressType('') == 'Invalid')",
-    "assert(mail.index.domain_is_local('Example.COM') == true and mail.index.domain_is_local('x.y') == false)",
-    "local a = mail.index.account('Anna') assert(a.name == 'anna' and a.id > 0 and a.admin == false) "
+    "assert(VPOP3.IsLocalAddress('anna@example.com') == true and "
+    "VPOP3.IsLocalAddress('x@elsewhere.org') == false)",
+    "assert(VPOP3.AddressType('anna@example.com') == 'User') "
+    "assert(VPOP3.AddressType('info@example.com') == 'Mapping') "
+    "assert(VPOP3.AddressType('x@elsewhere.org') == 'Remote') "
+    "assert(VPOP3.AddressType('zz@example.com') == 'Invalid') "
+    "assert(VPOP3.AddressType('abuse@example.com') == 'Postmaster') assert(VPOP3.AddressType('') "
+    "== 'Invalid')",
+    "assert(mail.index.domain_is_local('Example.COM') == true and "
+    "mail.index.domain_is_local('x.y') == false)",
+    "local a = mail.index.account('Anna') assert(a.name == 'anna' and a.id > 0 and a.admin == "
+    "false) "
     "local n, t, c = mail.index.account('nosuch') assert(n == nil and c == 'notfound')",
     "local m = mail.index.mappings('info@example.com') assert(#m == 1 and m[1].target == 'anna') "
-    "assert(#mail.index.mappings('x@example.com') == 0 and #mail.index.mappings('x@y', 'from', true) == 0)",
-    "local t = mail.index.resolve('anna@example.com') assert(t[1].kind == 'local' and t[1].user == 'anna')",
+    "assert(#mail.index.mappings('x@example.com') == 0 and #mail.index.mappings('x@y', 'from', "
+    "true) == 0)",
+    "local t = mail.index.resolve('anna@example.com') assert(t[1].kind == 'local' and t[1].user == "
+    "'anna')",
 };
 
 IN_TASK(test_store)
@@ -269,8 +293,9 @@ IN_TASK(test_store)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_change),  cmocka_unit_test(test_at_once), cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_routing), cmocka_unit_test(test_store),
+        cmocka_unit_test(test_change),     cmocka_unit_test(test_at_once),
+        cmocka_unit_test(test_generation), cmocka_unit_test(test_routing),
+        cmocka_unit_test(test_store),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -3,14 +3,16 @@
 
 static const char *const escapes[] = {
     /* modules that must not be there */
-    "assert(not debug and not package and not dofile and not loadfile and not io.popen and not io.tmpfile and not io.output and not io.stdout)",
+    "assert(not debug and not package and not dofile and not loadfile and not io.popen and not "
+    "io.tmpfile and not io.output and not io.stdout)",
     "assert(not os.execute and not os.exit and not os.getenv and not os.remove and not os.rename "
     "and not os.tmpname and not os.setlocale)",
     "assert(not string.dump and not collectgarbage('x' == 'x' and 'count') == false)",
     /* bytecode */
     "local f, e = load('\\27Lua', 'x', 'b') assert(not f)",
     "local f, e = load('\\27LuaS\\0', 'x', 'bt') assert(not f)",
-    "local done local f = load(function() if done then return end done = true return '\\27Lua' end) "
+    "local done local f = load(function() if done then return end done = true return '\\27Lua' "
+    "end) "
     "assert(not f)",
     /* load: caller's globals, bounded text */
     "y = 5 assert(load('return y')() == 5)",
@@ -57,7 +59,8 @@ static const char *const escapes[] = {
     "assert(not ok and e[1] == 5)",
     "local co = coroutine.wrap(function() pcall(function() coroutine.yield(2) end) return 3 end) "
     "assert(co() == 2 and co() == 3)",
-    "local co = coroutine.create(function() local x <close> = setmetatable({}, {__close = function() "
+    "local co = coroutine.create(function() local x <close> = setmetatable({}, {__close = "
+    "function() "
     "CLOSED = true end}) coroutine.yield() end) coroutine.resume(co) assert(coroutine.close(co)) "
     "assert(CLOSED)",
     /* collectgarbage only counts */
@@ -71,7 +74,8 @@ static const char *const escapes[] = {
     /* error values of all sorts come through pcall */
     "local ok, e = pcall(error) assert(not ok and e == nil) "
     "ok, e = pcall(error, {1}) assert(e[1] == 1) "
-    "ok, e = xpcall(function() error('a', 0) end, function(m) return m .. 'b' end) assert(e == 'ab') "
+    "ok, e = xpcall(function() error('a', 0) end, function(m) return m .. 'b' end) assert(e == "
+    "'ab') "
     "local t = table.pack(xpcall(function(...) return ... end, print, 1, nil, 3)) "
     "assert(t.n == 4 and t[4] == 3)",
     "assert(select('#', pcall(function() return 1, 2, 3 end)) == 4)",
@@ -90,7 +94,8 @@ static const char *const escapes[] = {
     "and bit32.btest(1, 3) and bit32.band(-1) == 0xffffffff and bit32.lshift(1, 40) == 0)",
     "assert(goto_x == nil)",
     /* a seed is nobody else's, and one's own is repeatable */
-    "math.randomseed(5) local a = math.random(1000) math.randomseed(5) assert(math.random(1000) == a) "
+    "math.randomseed(5) local a = math.random(1000) math.randomseed(5) assert(math.random(1000) == "
+    "a) "
     "for i = 1, 100 do local x = math.random(3, 5) assert(x >= 3 and x <= 5) x = math.random() "
     "assert(x >= 0 and x < 1) end assert(not pcall(math.random, 2, 1))",
 };
@@ -131,7 +136,8 @@ static const char *const library[] = {
     "assert(('abc'):match('()b()') == 2)",
     "assert(('abab'):match('(ab)%1') == 'ab')",
     "assert(('a\\0b'):find('\\0') == 2 and ('a\\0b'):find('%z') == nil)",
-    "assert((']'):match('[]]') == ']' and ('^'):match('[%^]') == '^' and ('-'):match('[a-]') == '-')",
+    "assert((']'):match('[]]') == ']' and ('^'):match('[%^]') == '^' and ('-'):match('[a-]') == "
+    "'-')",
     "assert(('a.b'):find('.', 1, true) == 2 and ('aXb'):match('%u') == 'X')",
     "assert(('abc'):sub(2) == 'bc' and ('abc'):sub(-2, -1) == 'bc' and ('abc'):sub(0) == 'abc' "
     "and ('abc'):sub(3, 2) == '' and ('abc'):sub(-100, 1) == 'a' and ('abc'):sub(2, 100) == 'bc')",
@@ -139,12 +145,14 @@ static const char *const library[] = {
     "assert(string.char(72, 105) == 'Hi' and not pcall(string.char, 256))",
     "assert(('aB'):upper() == 'AB' and ('aB'):lower() == 'ab' and ('ab'):reverse() == 'ba')",
     "assert(string.pack('>I2', 258) == '\\1\\2' and string.unpack('>I2', '\\1\\2') == 258)",
-    "assert(('%5s|%-5s|%05.1f|%q'):format('a', 'b', 2.25, 'x\"') == '    a|b    |002.2|\"x\\\\\"\"')",
+    "assert(('%5s|%-5s|%05.1f|%q'):format('a', 'b', 2.25, 'x\"') == '    a|b    "
+    "|002.2|\"x\\\\\"\"')",
     "assert(('%s %s'):format(nil, true) == 'nil true' and ('%i'):format(-2.9) == '-2')",
     "assert(not pcall(string.format, '%d', 'x')) assert(not pcall(string.format, '%100d', 1))",
     "assert(not pcall(string.format, '%d')) assert(not pcall(string.format, '%y', 1))",
     "local t = {1, 2, 4} table.insert(t, 3, 3) assert(table.concat(t, ',') == '1,2,3,4') "
-    "assert(table.remove(t, 1) == 1 and #t == 3 and table.remove(t) == 4 and table.remove({}) == nil)",
+    "assert(table.remove(t, 1) == 1 and #t == 3 and table.remove(t) == 4 and table.remove({}) == "
+    "nil)",
     "assert(not pcall(table.insert, {1}, 5, 1)) assert(not pcall(table.insert, {}, 1, 2, 3))",
     "assert(not pcall(table.remove, {1}, 5)) assert(table.concat({}) == '' and "
     "table.concat({1, 'x', 2.5}) == '1x2.5') assert(not pcall(table.concat, {{}}))",
@@ -152,7 +160,8 @@ static const char *const library[] = {
     "t = table.move({1, 2, 3}, 2, 3, 1) assert(t[1] == 2 and t[2] == 3)",
     "local t = {} for i = 1, 1000 do t[i] = (i * 7919) % 1009 end table.sort(t) "
     "for i = 2, 1000 do assert(t[i - 1] <= t[i]) end "
-    "table.sort(t, function(a, b) return a > b end) for i = 2, 1000 do assert(t[i - 1] >= t[i]) end",
+    "table.sort(t, function(a, b) return a > b end) for i = 2, 1000 do assert(t[i - 1] >= t[i]) "
+    "end",
     "table.sort({3, 1, 2}, function() return true end) assert(not pcall(table.sort, {1, 'x'}))",
     "assert(select('#', table.unpack({1, nil, 3}, 1, 3)) == 3 and table.pack(1, nil).n == 2)",
     "assert(utf8.len('h\\u{e9}') == 2 and utf8.char(233) == '\\u{e9}') "
@@ -177,19 +186,23 @@ IN_TASK(test_library)
 static const char *const product[] = {
     "assert(VPOP3.HexString('AZ') == '415a' and VPOP3.HexString{1, 255} == '01ff' "
     "and VPOP3.HexString{300} == nil and VPOP3.HexString() == nil)",
-    "local b = VPOP3.UnHexString('01fFzz') assert(b[1] == 1 and b[2] == 255 and b[3] == 0 and #b == 3) "
+    "local b = VPOP3.UnHexString('01fFzz') assert(b[1] == 1 and b[2] == 255 and b[3] == 0 and #b "
+    "== 3) "
     "assert(VPOP3.UnHexString('1') == nil and VPOP3.UnHexString{} == nil)",
     "assert(VPOP3.HexString(VPOP3.MD5('')) == 'd41d8cd98f00b204e9800998ecf8427e')",
     "assert(VPOP3.HexString(VPOP3.SHA1('abc')) == 'a9993e364706816aba3e25717850c26c9cd0d89d')",
     "assert(VPOP3.HexString(VPOP3.SHA256('abc')):sub(1, 16) == 'ba7816bf8f01cfea')",
     "assert(#VPOP3.SHA512('abc') == 64)",
-    "assert(VPOP3.HexString(VPOP3.HMAC('sha256', 'key', 'The quick brown fox jumps over the lazy dog')) "
+    "assert(VPOP3.HexString(VPOP3.HMAC('sha256', 'key', 'The quick brown fox jumps over the lazy "
+    "dog')) "
     "== 'f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8') "
     "assert(VPOP3.HMAC('x', 'k', 'd') == nil)",
-    "assert(VPOP3.Base64Encode('hello') == 'aGVsbG8=' and VPOP3.Base64Decode('aGVs\\r\\nbG8=') == 'hello' "
+    "assert(VPOP3.Base64Encode('hello') == 'aGVsbG8=' and VPOP3.Base64Decode('aGVs\\r\\nbG8=') == "
+    "'hello' "
     "and VPOP3.Base64Decode('aGVsbG8') == 'hello' and VPOP3.Base64Decode('!!') == nil "
     "and VPOP3.Base64Encode('') == '' and VPOP3.Base64Decode('') == '')",
-    "local J = VPOP3.JSON local t = J.decode('{\"a\":[1,2.5,null,true],\"b\":\"x\\\\u00e9\\\\n\",\"c\":null}') "
+    "local J = VPOP3.JSON local t = "
+    "J.decode('{\"a\":[1,2.5,null,true],\"b\":\"x\\\\u00e9\\\\n\",\"c\":null}') "
     "assert(t.a[1] == 1 and math.type(t.a[1]) == 'integer' and t.a[2] == 2.5 and t.a[3] == J.null "
     "and t.a[4] == true and t.b == 'x\\u{e9}\\n' and t.c == nil) "
     "assert(J.encode{1, 'a\"\\n', false} == '[1,\"a\\\\\"\\\\n\",false]' and J.encode{} == '{}' "
@@ -202,16 +215,20 @@ static const char *const product[] = {
     "assert(a == 'Me' and b == 'You') assert(re:find('x Me@You') == 3) "
     "assert(re:gsub('a@b c@d', '%2 at %1') == 'b at a d at c') "
     "local n = 0 for u, d in re:gmatch('a@b c@d') do n = n + 1 end assert(n == 2) "
-    "assert(re:match('none') == nil) local r, e, c = mail.regex.compile('(') assert(not r and c == 'syntax') "
+    "assert(re:match('none') == nil) local r, e, c = mail.regex.compile('(') assert(not r and c == "
+    "'syntax') "
     "assert(mail.regex.compile('x*'):gsub('abc', '-') == '-a-b-c-')",
-    "mail.cache.set('k', {a = {1, 2}}, 10) local v = mail.cache.get('k') assert(v.a[2] == 2) v.a[2] = 9 "
-    "assert(mail.cache.get('k').a[2] == 2) mail.cache.set('k', nil) assert(mail.cache.get('k') == nil) "
+    "mail.cache.set('k', {a = {1, 2}}, 10) local v = mail.cache.get('k') assert(v.a[2] == 2) "
+    "v.a[2] = 9 "
+    "assert(mail.cache.get('k').a[2] == 2) mail.cache.set('k', nil) assert(mail.cache.get('k') == "
+    "nil) "
     "assert(mail.cache.add('n', 2) == 2 and mail.cache.add('n', 3) == 5) "
     "assert(not pcall(mail.cache.set, 'f', print)) assert(not pcall(mail.cache.set, '', 1)) "
     "assert(not pcall(mail.cache.set, 'big', ('x'):rep(300000)))",
     "assert(not pcall(VPOP3.GetMessageLines, 1)) assert(not pcall(VPOP3.GetMessagePart, '1'))",
     /* no database: nil, text, class */
-    "local r, text, class = VPOP3.PostgresQuery('select 1') assert(r == nil and text and class == 'temp', class) "
+    "local r, text, class = VPOP3.PostgresQuery('select 1') assert(r == nil and text and class == "
+    "'temp', class) "
     "r, text, class = mail.index.account('anna') assert(r == nil and class == 'temp', class) ",
     "mail.sleep(5) mail.sleep(0) assert(not pcall(mail.sleep, -1))",
 };
@@ -226,12 +243,14 @@ IN_TASK(test_product)
     }
 }
 
-/* Every function within reach, called with every combination of bad values: errors are fine, crashes,
- * hangs and escapes are not. */
+/* Every function within reach, called with every combination of bad values: errors are fine,
+ * crashes, hangs and escapes are not. */
 static const char worst[] =
     "local bad = {0, -1, 1, 2^53, -2^63, math.maxinteger, math.mininteger, 0/0, 1/0, '', 'x', "
-    "('x'):rep(1000), '\\0', '%', '[', true, false, {}, {1, 2, 3}, {n = 1e9}, print, function() end, "
-    "coroutine.create(function() end), string, setmetatable({}, {__len = function() return 2^40 end}), "
+    "('x'):rep(1000), '\\0', '%', '[', true, false, {}, {1, 2, 3}, {n = 1e9}, print, function() "
+    "end, "
+    "coroutine.create(function() end), string, setmetatable({}, {__len = function() return 2^40 "
+    "end}), "
     "setmetatable({}, {__index = function() return 1 end, __len = function() return 100 end}), "
     "setmetatable({}, {__tostring = function() return 1 end}), "
     "setmetatable({}, {__tostring = function() error('x') end})}\n"
@@ -239,12 +258,14 @@ static const char worst[] =
     "local skip = {[error] = true, [coroutine.yield] = true, [print] = true}\n"
     "local seen, count = {}, 0\n"
     "local function try(f, name)\n"
-    "  if skip[f] or f == table.foreach or f == table.foreachi or name == 'sleep' or name == 'Log' then return end\n"
+    "  if skip[f] or f == table.foreach or f == table.foreachi or name == 'sleep' or name == 'Log' "
+    "then return end\n"
     "  count = count + 1\n"
     "  pcall(f)\n"
     "  for _, a in ipairs(bad) do\n"
     "    pcall(f, a)\n"
-    "    for _, b in ipairs(bad) do pcall(f, a, b) pcall(f, 'abcabc', a, b) pcall(f, {3, 1, 2}, a, b) end\n"
+    "    for _, b in ipairs(bad) do pcall(f, a, b) pcall(f, 'abcabc', a, b) pcall(f, {3, 1, 2}, a, "
+    "b) end\n"
     "  end\n"
     "  pcall(f, nil, nil, nil) pcall(f, 1, 2, 3, 4, 5, 6)\n"
     "end\n"
@@ -257,8 +278,10 @@ static const char worst[] =
     "  end\n"
     "end\n"
     "FUNCTIONS = {}\n"
-    "for _, n in ipairs{'assert','getmetatable','ipairs','pairs','rawequal','rawlen','select','tonumber',"
-    "'type','next','rawget','rawset','pcall','xpcall','setmetatable','tostring','collectgarbage','load',"
+    "for _, n in "
+    "ipairs{'assert','getmetatable','ipairs','pairs','rawequal','rawlen','select','tonumber',"
+    "'type','next','rawget','rawset','pcall','xpcall','setmetatable','tostring','collectgarbage','"
+    "load',"
     "'require','unpack'} do FUNCTIONS[#FUNCTIONS + 1] = {_G[n], n} end\n"
     "for _, t in ipairs{string, table, math, utf8, os, coroutine, bit32, mail} do walk(t) end\n"
     "function DoNOOP(from)\n"

@@ -52,9 +52,11 @@ IN_TASK(test_runner)
     (void)unused;
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/a_spec.lua", dir);
-    write_file(path, "describe('a', function() it('ok', function() end) it('bad', function() error('x') end)\n"
-                     "it('loops', function() mail.sleep(1) end) end)\ndescribe('b', function() error('y') end)\n"
-                     "assert(not host.env('smtpsvr').env) error('end')");
+    write_file(
+        path,
+        "describe('a', function() it('ok', function() end) it('bad', function() error('x') end)\n"
+        "it('loops', function() mail.sleep(1) end) end)\ndescribe('b', function() error('y') end)\n"
+        "assert(not host.env('smtpsvr').env) error('end')");
     CHECK(script_test(dir, NULL, NULL, &r, &e) == 0);
     CHECK(r.passed == 2 && r.failed == 3);
     write_file(path, "describe(");
