@@ -1,8 +1,8 @@
 /* SMTP sessions, private to the smtp_*.c files.
  *
  * Follow a message by reading smtp_session.c (lines), smtp_cmd.c (commands), smtp_data.c (the bytes
- * of a message), smtp_deliver.c (ledger, group commit, reply) with smtp_end.c (hooks of the end) and
- * smtp_target.c (who gets it). */
+ * of a message), smtp_deliver.c (ledger, group commit, reply) with smtp_end.c (hooks of the end)
+ * and smtp_target.c (who gets it). */
 #pragma once
 
 #include "core/arena.h"
