@@ -258,8 +258,18 @@ class Server:
         return c
 
     def bodies(self, user, password='secret'):
-        """All messages of the INBOX, by POP3."""
-        c = self.pop3(user, password)
+        """All messages of the INBOX, by POP3.  A worker whose database has just come back may still say
+        [SYS/TEMP] for some seconds."""
+        import poplib
+
+        def sign_in():
+            try:
+                return self.pop3(user, password)
+            except poplib.error_proto as e:
+                if b'[SYS/TEMP]' not in e.args[0]:
+                    raise
+                return None
+        c = wait_until(sign_in, 15, 'the worker to reach its database')
         n, _ = c.stat()
         out = [b'\r\n'.join(c.retr(i)[1]) + b'\r\n' for i in range(1, n + 1)]
         c.quit()
