@@ -24,7 +24,6 @@ static struct watch *signal_watch;
 static void (*turn_fn)(void *);
 static void *turn_ctx;
 static bool stopping;
-static uint64_t cached_ms;
 
 struct timer {
     struct event *ev;
@@ -96,7 +95,6 @@ void loop_init(void)
     now_list.ev = event_new(base, -1, 0, run_deferred, &now_list);
     next_list.ev = event_new(base, -1, 0, run_deferred, &next_list);
     stopping = false;
-    cached_ms = 0;
 }
 
 void loop_free(void)
@@ -130,7 +128,7 @@ uint64_t loop_ns(void)
 
 uint64_t loop_ms(void)
 {
-    return cached_ms ? cached_ms : loop_ns() / 1000000u;
+    return loop_ns() / 1000000u;
 }
 
 void loop_on_turn(void (*fn)(void *), void *ctx)
@@ -143,7 +141,6 @@ void loop_run(void)
 {
     stopping = false;
     while (!stopping) {
-        cached_ms = 0;
         if (event_base_loop(base, EVLOOP_ONCE) != 0)
             break;
         if (turn_fn)

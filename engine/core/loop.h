@@ -20,7 +20,7 @@ void loop_stop(void);
 void loop_turn(void);
 struct event_base *loop_base(void);
 
-/* Milliseconds of a clock that never jumps; cached once a turn. */
+/* Milliseconds of a clock that never jumps. */
 uint64_t loop_ms(void);
 /* Nanoseconds, read now; for measuring. */
 uint64_t loop_ns(void);
