@@ -271,27 +271,35 @@ struct script_tests {
     unsigned count;
 };
 
-static int run_file(const struct spec_file *f, struct spec *s, struct err *e)
+/* Runs the tests of one file in its environment, which ends here. */
+static void run_tests(struct spec *s, const char *file, struct hook_env **env)
 {
     struct err own = ERR_INIT;
-    struct hook_env *env = env_make_text(str_of(f->name), f->text, SCRIPT_RUN_MEMORY, &own);
-
-    s->file = f->name;
-    s->group[0] = '\0';
-    if (env == NULL) {
-        if (e != NULL)
-            *e = own;
-        return -1;
-    }
     struct spec *outer = running;
+
+    s->file = file;
+    s->group[0] = '\0';
     running = s;
-    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) !=
+    if (host_run_with(*env, "test", spec_main, &(struct spec_run){*env}, s->print, s->ctx, &own) !=
         0) {
         s->r->failed++;
         say("FAIL", "the file", own.text);
     }
     running = outer;
-    env_drop(&env);
+    env_drop(env);
+}
+
+static int run_file(const struct spec_file *f, struct spec *s, struct err *e)
+{
+    struct err own = ERR_INIT;
+    struct hook_env *env = env_make_text(str_of(f->name), f->text, SCRIPT_RUN_MEMORY, &own);
+
+    if (env == NULL) {
+        if (e != NULL)
+            *e = own;
+        return -1;
+    }
+    run_tests(s, f->name, &env);
     return 0;
 }
 
@@ -423,20 +431,9 @@ static unsigned dependants(struct chunk *const *v, bool *in, size_t n, const cha
 
 static void run_site_test(struct chunk *c, struct spec *s)
 {
-    struct err own = ERR_INIT;
     struct hook_env *env = env_make_chunk(s->release, c, SCRIPT_RUN_MEMORY);
-    struct spec *outer = running;
 
-    s->file = c->where;
-    s->group[0] = '\0';
-    running = s;
-    if (host_run_with(env, "test", spec_main, &(struct spec_run){env}, s->print, s->ctx, &own) !=
-        0) {
-        s->r->failed++;
-        say("FAIL", "the file", own.text);
-    }
-    running = outer;
-    env_drop(&env);
+    run_tests(s, c->where, &env);
 }
 
 int script_try(struct str given, struct str text, void (*print)(void *ctx, struct str out),
